@@ -1,0 +1,63 @@
+# `make help` lists what there is. Only Python 3.11 or newer and make are needed; everything else goes into .venv.
+
+ENV   ?= focused_mix
+SCALE ?= quick
+
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lab export readme
+
+help: ## this list
+	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
+	@echo
+	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@echo
+	@echo "The first target that needs it creates .venv and installs requirements.lock into it."
+
+demo: .venv/.ready ## the whole chain: logged data, pretraining, agent, approval, dataset, reports
+	$(BIN)/slate-rl demo $(ENV) --scale $(SCALE)
+
+# Small matrices: more threads than one per process only wait for each other.
+test: export OMP_NUM_THREADS = 1
+test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
+	$(BIN)/python -m pytest -q tests/test_repository.py
+	$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest --ignore tests/test_repository.py --durations 10
+
+check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
+	$(BIN)/python -m pytest -q tests/test_repository.py
+
+lab: .venv/.ready ## JupyterLab, opened on nbs/
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs
+
+export: .venv/.ready ## clean the notebooks and write offline_slate_rl/ from them
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+
+readme: .venv/.ready ## write README.md from nbs/index.ipynb
+	$(BIN)/python -c "from offline_slate_rl.notebooks import write_readme; print(write_readme())"
+
+# A name on the PATH is no proof: pyenv leaves shims of versions that are not enabled, Debian a Python without venv. Each candidate
+# is run. A python3 newer than the lock was made for comes last, before giving up.
+.venv/.ready: requirements.lock pyproject.toml
+	@rm -f $@
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    found=; \
+	    for python in $(if $(PYTHON),"$(PYTHON)",python3:13 python3.13 python3.12 python3.11 python3); do \
+	        newest=$${python#*:}; python=$${python%:*}; \
+	        [ "$$newest" = 13 ] || newest=99; \
+	        if "$$python" -c "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$newest))" >/dev/null 2>&1; \
+	        then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "No usable Python found: $(if $(PYTHON),$(PYTHON) is not,none of python3 python3.13 python3.12 python3.11 is) version 3.11 or newer with the venv module. Install one (on Debian and Ubuntu: apt install python3-venv) or name it: make PYTHON=/path/to/python3" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Creating .venv with $$found ($$("$$found" --version))"; \
+	    "$$found" -m venv --clear .venv || exit 1; \
+	fi
+	@echo "Installing requirements.lock into .venv (a few minutes, once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
