@@ -147,7 +147,7 @@ def report_path(notebook, given: dict, declared: dict[str, Parameter]|None = Non
     extra = ''.join(f'_{o}-{value[o]}' for o in _IN_NAME if o in declared and value[o] != declared[o].default)
     return outputs_dir(value.get('scale') or None).joinpath('reports', *folders, notebook.stem + re.sub(r'[^\w.+-]', '_', extra) + '.ipynb')
 
-# %% ../nbs/lib/14_notebooks.ipynb #2dc8c02f
+# %% ../nbs/lib/14_notebooks.ipynb #0be5a41d
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -163,8 +163,8 @@ h1 {{ margin-top: 0; }}
 blockquote {{ margin: .5rem 0; color: #555; }}
 blockquote p {{ margin: .2rem 0; }}
 img, svg {{ max-width: 100%; height: auto; }}
-table {{ border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }}
+table {{ border: 0; border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .25rem .7rem; border: 0; border-bottom: 1px solid #ddd; text-align: right; }}
 th:first-child, td:first-child, tbody th {{ text-align: left; }}
 thead th {{ border-bottom: 2px solid #999; }}
 .output_html, .output_subarea {{ overflow-x: auto; }}
