@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GRUBelief']
 
-# %% ../nbs/lib/07_belief.ipynb #197c6f33
+# %% ../nbs/lib/07_belief.ipynb #e029bd9e
 import torch
 from torch import Tensor, nn
 
 from .params import BeliefParams, EnvParams
 from .simulator import Obs
 
-# %% ../nbs/lib/07_belief.ipynb #f0628f91
+# %% ../nbs/lib/07_belief.ipynb #9adcffd3
 class GRUBelief(nn.Module):
     "Observations so far -> belief state."
     def __init__(self, env: EnvParams, params: BeliefParams):

@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['demo', 'returns_table', 'stage_state', 'env_status', 'status', 'reports', 'show', 'verify_paths', 'main']
 
-# %% ../nbs/lib/16_cli.ipynb #4eac5a49
+# %% ../nbs/lib/16_cli.ipynb #bdacd706
 import argparse, json, os, sys, time
 from pathlib import Path
 
 import pandas as pd
 
-from .collection import dataset_folder, record_path, require, verify, verify_dataset
+from .collection import datasets_of, record_path, require, verify, verify_dataset
 from .datasets import logged_recipe
 from .gems import find_gems
 from .inspection import approvals, approve
 from .notebooks import run_notebook
 from .params import Params, SlateRLError, load_params, outputs_dir, registry
-from .store import artifacts, load_artifact, matching
+from .store import artifacts, load_artifact, matching, read_rows
 from .training import checkpoints, target_name
 
-# %% ../nbs/lib/16_cli.ipynb #b8953573
+# %% ../nbs/lib/16_cli.ipynb #0ca9ff10
 def _reused(params: Params, since: float) -> list[str]:
     "What the stages' logs say was reused after `since`."
     found = []
@@ -54,29 +54,26 @@ def demo(params: Params, force: bool = False) -> pd.DataFrame:
     print(f"\n{time.time() - began:.0f} s in all. slate-rl status --scale {params.scale} shows what there is.")
     return table
 
-# %% ../nbs/lib/16_cli.ipynb #4d79a8b2
+# %% ../nbs/lib/16_cli.ipynb #d23f45e1
 def _verified(path: Path) -> dict:
     return json.loads(record_path(path).read_text()) if record_path(path).is_file() else {}
 
-def _datasets(params: Params, quality: str) -> list:
-    "Datasets of a quality that this environment's own parameters ask for, the newest last."
-    return [a for a in artifacts(dataset_folder(params, quality), 'dataset') if a.recipe['env'] == params.env.recipe()]
-
 def returns_table(params: Params) -> pd.DataFrame:
     "Random slates, step checkpoint and best as inspected on validation users; the datasets as verified."
-    results = pd.read_parquet(params.outputs/'results', filters=[('table', '==', 'inspection'), ('env', '==', params.env.label), ('agent', '==', params.agent_name), ('seed', '==', params.seed)])
+    results = read_rows(params.outputs, 'inspection')
+    results = results[(results.env == params.env.label) & (results.agent == params.agent_name) & (results.seed == params.seed)]
     last = results[results.measured == results.measured.max()].set_index('policy')
     rows = {k: (last.return_mean[k], last.return_ci95[k], int(last.episodes[k])) for k in ('random slates', 'short-term oracle', target_name(params), 'best') if k in last.index}
     for quality in 'random', 'medium':
-        for a in _datasets(params, quality):
+        for a in datasets_of(params, quality):
             if m := _verified(a.path).get('measures'): rows[f'dataset {a.path.name}'] = m['return_mean'], m['return_ci95'], m['episodes']
     return pd.DataFrame(rows, index=['return', '+-', 'episodes']).T.astype({'episodes': int})
 
 def _paths(params: Params) -> dict:
     found = {'checkpoint': checkpoints(params)[target_name(params)].path}
-    return found | {f'{q} data': _datasets(params, q)[-1].path for q in ('random', 'medium')}
+    return found | {f'{q} data': datasets_of(params, q)[-1].path for q in ('random', 'medium')}
 
-# %% ../nbs/lib/16_cli.ipynb #75ee3601
+# %% ../nbs/lib/16_cli.ipynb #d2c71412
 def stage_state(log: Path) -> str:
     "'', 'done', 'running', 'interrupted' or 'failed: why', from the end of a stage's log."
     if not log.is_file(): return ''
@@ -123,7 +120,7 @@ def env_status(params: Params) -> dict:
     return s
 
 def _dataset_status(params: Params, quality: str) -> str:
-    found = [a for a in _datasets(params, quality) if a.recipe['num_trajectories'] == params.collection.num_trajectories] or _datasets(params, quality)
+    found = [a for a in datasets_of(params, quality) if a.recipe['num_trajectories'] == params.collection.num_trajectories] or datasets_of(params, quality)
     if state := _state(params, f'30_collect_{quality}'): return state
     if not found: return 'missing'
     a, record = found[-1], _verified(found[-1].path)
@@ -142,7 +139,7 @@ def status(scale: str = '', env: str = '', agent: str = 'SAC+GeMS', seed: int = 
 def reports(scale: str = '', env: str = '') -> list[Path]:
     return sorted((outputs_dir(scale)/'reports'/env).rglob('*.html'))
 
-# %% ../nbs/lib/16_cli.ipynb #5a8c3878
+# %% ../nbs/lib/16_cli.ipynb #f24cba8d
 def show(path: Path) -> str:
     "An artifact's manifest, readably, and the command that makes it again."
     path = Path(str(path).removesuffix('.manifest.json'))
@@ -170,7 +167,7 @@ def verify_paths(paths: list[Path]) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/lib/16_cli.ipynb #e89dfa39
+# %% ../nbs/lib/16_cli.ipynb #f3c0aa82
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='slate-rl', description='Offline datasets of slate recommendation, and the agents that make them.')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')

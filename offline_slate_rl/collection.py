@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_latents', 'collect_command', 'dataset_folder',
-           'collect_dataset', 'Check', 'verify', 'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset',
-           'require', 'write_card']
+           'collect_dataset', 'collection_params', 'newest_dataset', 'datasets_of', 'Check', 'verify',
+           'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #4170619c
+# %% ../nbs/lib/13_collect.ipynb #f1d38a54
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,12 +28,12 @@ from .store import (Artifact, append_rows, artifacts, differences, load_artifact
                                     stage_log, write_text)
 from .training import load_policy
 
-# %% ../nbs/lib/13_collect.ipynb #9fa83cb4
+# %% ../nbs/lib/13_collect.ipynb #9e4494e6
 def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(path, 'checkpoint'))
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #1d0c386d
+# %% ../nbs/lib/13_collect.ipynb #60a7db74
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str) -> str: return f'papermill nbs/30_collect.ipynb {params.arguments()} -p quality {quality}'
@@ -52,6 +52,7 @@ def collect_dataset(params: Params, quality: str,
         if given not in valid: raise SlateRLError(f"Unknown {what} '{given}'. {nearest(given, valid)}")
     c, env, command = params.collection, params.env, collect_command(params, quality)
     approved, unusual = None, {}  # what is not the default goes into the file's name
+    default = load_params(env.name, scale=params.scale)
     if quality == 'random' and random_policy == 'slates':
         make_policy, made_of, inputs = partial(RandomSlates, env.num_items), 'uniformly random slates', {}
         unusual['policy'] = 'slates'
@@ -68,7 +69,6 @@ def collect_dataset(params: Params, quality: str,
         if model_checkpoint: unusual['checkpoint'] = checkpoint.sha256
     recipe = dict(env=env.recipe(), quality=quality, policy=made_of, deterministic=c.deterministic, seed=c.seed, num_trajectories=c.num_trajectories,
                   block_size=c.block_size, inputs=inputs)
-    default = load_params(env.name, scale=params.scale)
     for k, v, d in ('agent', params.agent_name, default.agent_name), ('agent_seed', params.seed, default.seed): unusual |= {k: v} if v != d else {}
     suffix = params.variant('agent', 'gems', 'mf', 'logged', 'collection', but=('collection.num_trajectories', 'collection.workers'))
     name = f"{env.label}_{quality}_{c.num_trajectories}traj{suffix}{''.join(f'_{k}-{str(v)[:12]}' for k, v in unusual.items())}.h5"
@@ -79,7 +79,26 @@ def collect_dataset(params: Params, quality: str,
                    attributes=dict(env=env.label, quality=quality))
     with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say)
 
-# %% ../nbs/lib/13_collect.ipynb #bc70bd09
+# %% ../nbs/lib/13_collect.ipynb #b4c0cc86
+def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
+    "`params` with the collection's own settings changed: 0 and -1 leave a number as it is."
+    changed = dict(params.overrides)
+    for k, v, given in ('num_trajectories', num_trajectories, num_trajectories != 0), ('seed', seed, seed >= 0), ('deterministic', True, deterministic), ('workers', workers, workers >= 0):
+        if given: changed[f'collection.{k}'] = v
+    return load_params(params.env.name, params.agent_name, params.seed, params.scale, changed)
+
+def newest_dataset(params: Params, quality: str) -> Path:
+    "The environment's newest dataset of a quality, or an error with the command that collects it."
+    if quality not in QUALITIES: raise SlateRLError(f"Unknown quality '{quality}'. {nearest(quality, QUALITIES)}")
+    found = datasets_of(params, quality)
+    if not found: raise SlateRLError(f"No {quality} dataset of {params.env.label} in {dataset_folder(params, quality)}. Collect it: {collect_command(params, quality)}")
+    return found[-1].path
+
+def datasets_of(params: Params, quality: str) -> list[Artifact]:
+    "Datasets of a quality in this environment, the newest last."
+    return [a for a in artifacts(dataset_folder(params, quality), 'dataset') if a.recipe['env'] == params.env.recipe()]
+
+# %% ../nbs/lib/13_collect.ipynb #79a91687
 @dataclass
 class Check:
     "One thing that must hold of a dataset."
@@ -137,7 +156,7 @@ def replayed_blocks(episodes: int, block_size: int, sample: int) -> list[int]:
     "First, last and evenly spaced blocks."
     return sorted({int(o) for o in np.linspace(0, -(-episodes//block_size) - 1, sample)})
 
-# %% ../nbs/lib/13_collect.ipynb #d3884e81
+# %% ../nbs/lib/13_collect.ipynb #1efa0371
 def _block(d: Dataset, r: dict, b: int):
     n = min(r['block_size'], r['num_trajectories'] - b*r['block_size'])
     return n, d.episodes(b*r['block_size'], n)
@@ -187,7 +206,7 @@ def _leak(agent, e) -> Check:
     off = float((agent.actor_belief(slates, clicks).detach()[:, :t + 1] - e.beliefs[:, :t + 1]).abs().max())
     return Check('no state knows its own action', off < 1e-4, '' if off < 1e-4 else f'beliefs move by {off:.2g} with what comes later')
 
-# %% ../nbs/lib/13_collect.ipynb #0ba69180
+# %% ../nbs/lib/13_collect.ipynb #5739535b
 def dataset_measures(d: Dataset, params: Params) -> dict:
     "Return per episode and reward per turn, score, diversity, coverage; beside random slates."
     sim = TopicRec(params.env, item_table(params.env), d.recipe['block_size'])
@@ -221,7 +240,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #cb931c5a
+# %% ../nbs/lib/13_collect.ipynb #59ef18ae
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []

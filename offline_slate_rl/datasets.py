@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIVILEGED', 'write_dataset', 'Dataset', 'collect', 'logged_recipe', 'pretrain_command', 'log_trajectories']
 
-# %% ../nbs/lib/06_datasets.ipynb #b73301a8
+# %% ../nbs/lib/06_datasets.ipynb #54d2ce5d
 import json, multiprocessing, os, shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -22,7 +22,7 @@ from .simulator import TopicRec
 from .store import (Artifact, atomic, load_artifact, load_tensors, made_or_reused, one_thread, provenance, save_artifact,
                                     save_tensors, stage_log, write_text)
 
-# %% ../nbs/lib/06_datasets.ipynb #cba85d6c
+# %% ../nbs/lib/06_datasets.ipynb #c98f7f60
 PRIVILEGED = "What only the simulator knows. An honest learner must not use it."
 
 def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=None):
@@ -53,7 +53,7 @@ def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=
         if 'oracle' in f: f['oracle'].attrs['about'] = PRIVILEGED
     assert done == episodes, (done, episodes)
 
-# %% ../nbs/lib/06_datasets.ipynb #e778c302
+# %% ../nbs/lib/06_datasets.ipynb #0c1afb8a
 class Dataset:
     "An offline dataset on disk."
     def __init__(self, artifact: Artifact): self.artifact, self.path, self.recipe = artifact, artifact.path, artifact.recipe
@@ -91,7 +91,7 @@ class Dataset:
                 e.bored, e.scores = turns('oracle/bored'), turns('oracle/scores')
         return e
 
-# %% ../nbs/lib/06_datasets.ipynb #692ed7d1
+# %% ../nbs/lib/06_datasets.ipynb #34f3e062
 _worker = {}
 
 def _start_worker(env: EnvParams, block_size: int, make_policy: Callable[[], Policy]):
@@ -104,7 +104,7 @@ def _play_block(folder: Path, block: int, seed: int, purpose: str, deterministic
     with atomic(folder/f'{block:06d}.pt') as t: save_tensors(dict(e.items()), t)
     return block
 
-# %% ../nbs/lib/06_datasets.ipynb #ccd5a311
+# %% ../nbs/lib/06_datasets.ipynb #7c3a5431
 def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int, purpose: str, kind: str,
             recipe: dict, told: dict, block_size: int = 100, workers: int = 1, deterministic: bool = False, oracle: bool = False, attributes: dict = {}) -> Artifact:
     "Collect a dataset to `path`, going on where an interrupted collection of the same recipe stopped."
@@ -133,7 +133,7 @@ def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_t
     shutil.rmtree(folder)
     return artifact
 
-# %% ../nbs/lib/06_datasets.ipynb #1e5a44ef
+# %% ../nbs/lib/06_datasets.ipynb #d6d61765
 def logged_recipe(params: Params) -> dict:
     return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', **params.logged.model_dump(), block_size=params.collection.block_size)
 

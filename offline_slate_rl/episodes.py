@@ -6,7 +6,7 @@
 __all__ = ['USERS_SEED', 'Action', 'Policy', 'RandomSlates', 'FixedSlate', 'ShortTermOracle', 'distinct_items',
            'EpsilonGreedyOracle', 'Episodes', 'id_dtype', 'rollout', 'interval', 'measures']
 
-# %% ../nbs/lib/05_episodes.ipynb #32a74fb8
+# %% ../nbs/lib/05_episodes.ipynb #04a3081f
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .params import SlateRLError
 from .simulator import Obs, TopicRec
 from .streams import stream
 
-# %% ../nbs/lib/05_episodes.ipynb #3b21fb6d
+# %% ../nbs/lib/05_episodes.ipynb #91fc3588
 class Action(NamedTuple):
     "What a policy answers for each environment. Only the slate is compulsory."
     slate: Tensor                  # (num_envs, slate_size) item ids; -1 leaves the slot to the simulator's oracle
@@ -36,7 +36,7 @@ class Policy:
 
     def act(self, obs: Obs, deterministic: bool = False) -> Action: raise NotImplementedError
 
-# %% ../nbs/lib/05_episodes.ipynb #297de9e8
+# %% ../nbs/lib/05_episodes.ipynb #d4d76d9e
 class RandomSlates(Policy):
     "Uniformly random items, with replacement."
     name = 'random'
@@ -55,7 +55,7 @@ class ShortTermOracle(Policy):
     name, privileged = 'short-term oracle', True
     def act(self, obs, deterministic=False): return Action(torch.full_like(obs.slate, -1))
 
-# %% ../nbs/lib/05_episodes.ipynb #1c7b40d2
+# %% ../nbs/lib/05_episodes.ipynb #c2ef60ae
 def distinct_items(g: np.random.Generator, n: int, slate_size: int, num_items: int) -> np.ndarray:
     "(n, slate_size) ids, uniform over slates without duplicates: rows with a duplicate are drawn again."
     if slate_size > num_items: raise SlateRLError(f"A slate of {slate_size} distinct items does not fit a catalogue of {num_items}.")
@@ -73,7 +73,7 @@ class EpsilonGreedyOracle(Policy):
         slates = distinct_items(self.generator, *shape, self.num_items)
         return Action(torch.from_numpy(np.where(self.generator.random(shape) < self.epsilon, slates, -1)).to(obs.slate.device))
 
-# %% ../nbs/lib/05_episodes.ipynb #e3f23770
+# %% ../nbs/lib/05_episodes.ipynb #03e5a312
 @dataclass
 class Episodes:
     slates: Tensor                  # (n, H+1, slate_size) item ids, int16 where they fit
@@ -105,10 +105,10 @@ class Episodes:
     def cat(cls, parts: list['Episodes']) -> 'Episodes':
         return parts[0] if len(parts) == 1 else cls(**{k: torch.cat([getattr(p, k) for p in parts]) for k, _ in parts[0].items()})
 
-# %% ../nbs/lib/05_episodes.ipynb #12c6e6f6
+# %% ../nbs/lib/05_episodes.ipynb #492fbd69
 def id_dtype(num_items: int) -> torch.dtype: return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../nbs/lib/05_episodes.ipynb #1af52b1f
+# %% ../nbs/lib/05_episodes.ipynb #5deff60e
 USERS_SEED = 24321357327  # validation and test users are the same for every agent and seed, as in the published protocol
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def _play(sim: TopicRec, policy: Policy, first: int, deterministic: bool, oracle
         out.bored, out.scores = (stack(o.info[k] for o in turns[1:]) for k in ('bored', 'scores'))
     return out
 
-# %% ../nbs/lib/05_episodes.ipynb #d82fb696
+# %% ../nbs/lib/05_episodes.ipynb #23db212c
 def interval(x) -> float:
     "Half width of the 95% confidence interval of the mean."
     from scipy.stats import t

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['quality_checkpoint', 'reference', 'normalised_score', 'paired', 'Inspection', 'reaction', 'inspect_files',
            'inspect_checkpoint', 'judge', 'approvals_path', 'approvals', 'approve', 'approve_command',
-           'required_approval']
+           'required_approval', 'approval_state']
 
-# %% ../nbs/lib/12_inspect.ipynb #d3ba370b
+# %% ../nbs/lib/12_inspect.ipynb #00f6c6e2
 import getpass, json
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +21,7 @@ from .params import QUALITIES, EnvParams, Params, SlateRLError, _read, nearest
 from .store import Artifact, append_rows, load_artifact, write_text
 from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name, train_command
 
-# %% ../nbs/lib/12_inspect.ipynb #286eaf21
+# %% ../nbs/lib/12_inspect.ipynb #1d9e52a3
 def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '') -> Artifact:
     "The checkpoint that a quality is collected with: the target step for medium, the end of the budget for expert, or the one named, by name or path."
     if quality not in QUALITIES: raise SlateRLError(f"Unknown quality '{quality}'. {nearest(quality, QUALITIES)}")
@@ -33,7 +33,7 @@ def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '')
         return artifact
     return find_checkpoint(params, model_checkpoint or (target_name(params) if quality == 'medium' else f'step{params.training.max_steps}'))
 
-# %% ../nbs/lib/12_inspect.ipynb #ef89dd37
+# %% ../nbs/lib/12_inspect.ipynb #3c771ba7
 def reference(env: EnvParams) -> dict|None:
     "The committed reference returns of an environment."
     return next((o for o in _read('references.yaml') if o['env'] == env.label), None)
@@ -42,13 +42,13 @@ def normalised_score(value: float, env: EnvParams, ref: dict|None = None) -> flo
     ref = ref or reference(env)
     return 100*(value - ref['random'])/(ref['expert'] - ref['random']) if ref else None
 
-# %% ../nbs/lib/12_inspect.ipynb #97ecfdf0
+# %% ../nbs/lib/12_inspect.ipynb #00b37bbe
 def paired(a: Episodes, b: Episodes) -> tuple[float, float]:
     "Mean difference of returns a - b on the same users, and half its 95% interval."
     d = (a.returns - b.returns).numpy()
     return float(d.mean()), interval(d)
 
-# %% ../nbs/lib/12_inspect.ipynb #096c216e
+# %% ../nbs/lib/12_inspect.ipynb #ad7a639d
 @dataclass
 class Inspection:
     "What a person needs to decide."
@@ -73,7 +73,7 @@ class Inspection:
         "What an approval records of it."
         return dict(returns={i: round(r, 3) for i, r in self.table['return'].items()}, blocking=self.blocking, warnings=self.warnings, reaction=self.reaction)
 
-# %% ../nbs/lib/12_inspect.ipynb #87452f31
+# %% ../nbs/lib/12_inspect.ipynb #c542d78c
 def reaction(policy, episodes: Episodes, env: EnvParams, n: int) -> tuple[Episodes, dict]:
     "The episodes of the frozen copy, and the measures."
     agent = policy.agent
@@ -85,7 +85,7 @@ def reaction(policy, episodes: Episodes, env: EnvParams, n: int) -> tuple[Episod
     return frozen, dict(distinct_slates=len(torch.unique(first, dim=0)), shown_slates=len(first), latent_spread=spread, saturated=float((unit > 0.99).float().mean()),
                         frozen_return=m['return_mean'])
 
-# %% ../nbs/lib/12_inspect.ipynb #b87fa3d1
+# %% ../nbs/lib/12_inspect.ipynb #e108ae27
 def inspect_files(params: Params) -> pd.DataFrame:
     "Checkpoints of the run: there, whole, of their siblings' size. `last` also holds the replay, so it is larger."
     rows = []
@@ -124,7 +124,7 @@ def inspect_checkpoint(params: Params, quality: str = 'medium', model_checkpoint
                 **{a: b for a, b in m.items() if not isinstance(b, list)}) for k, m in rows.items()])
     return Inspection(params, quality, chosen, table, episodes, files, blocking, warnings, react)
 
-# %% ../nbs/lib/12_inspect.ipynb #dee7dbf0
+# %% ../nbs/lib/12_inspect.ipynb #4f8dfafa
 def judge(name: str, episodes: dict[str, Episodes], files: pd.DataFrame, score: float|None) -> tuple[list[str], list[str]]:
     "What blocks, and what deserves a warning, from the played episodes."
     blocking, warnings, me = [], [], episodes[name]
@@ -146,7 +146,7 @@ def judge(name: str, episodes: dict[str, Episodes], files: pd.DataFrame, score: 
     for o in files.index[~files.sibling_size]: warnings.append(f"the file of {o} differs in size from its siblings.")
     return blocking, warnings
 
-# %% ../nbs/lib/12_inspect.ipynb #54bc94b4
+# %% ../nbs/lib/12_inspect.ipynb #ef7ea38a
 def approvals_path(params: Params, quality: str) -> Path: return params.outputs/'approvals'/params.env.label/f'{quality}.json'
 
 def approvals(params: Params, quality: str) -> dict[str, dict]:
@@ -177,3 +177,9 @@ def required_approval(params: Params, quality: str, checkpoint: Artifact) -> dic
     other = ' There is an approval for another checkpoint; it does not count for this one.' if given else ''
     raise SlateRLError(f"{checkpoint.path.name} has no approval to collect {quality} data.{other} Look at it (`papermill nbs/25_inspect.ipynb {params.arguments()}`), "
                        f"then: {approve_command(params, quality)}")
+
+# %% ../nbs/lib/12_inspect.ipynb #48e3475f
+def approval_state(params: Params, quality: str, checkpoint: Artifact) -> str:
+    "Who has approved this checkpoint, or the command that does."
+    given = approvals(params, quality).get(checkpoint.sha256)
+    return f"Approved by {given['by']} on {given['when']}. {given['note']}".strip() if given else f"Not approved. To approve: {approve_command(params, quality)}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clicked_pairs', 'MF', 'train_mf', 'mf_recipe', 'pretrain_mf']
 
-# %% ../nbs/lib/09_mf.ipynb #c5f493ca
+# %% ../nbs/lib/09_mf.ipynb #a98f312b
 import math
 from functools import partial
 
@@ -20,7 +20,7 @@ from .params import EnvParams, Params
 from .store import Artifact, append_rows, load_tensors, made_or_reused, one_thread, provenance, save_artifact, save_tensors, stage_log
 from .streams import stream, torch_seeded
 
-# %% ../nbs/lib/09_mf.ipynb #643d26d4
+# %% ../nbs/lib/09_mf.ipynb #b1621548
 def clicked_pairs(e: Episodes) -> Tensor:  # (number of clicks, 2): trajectory, clicked item
     "Every click after the initial slate."
     n, turn, slot = e.clicks[:, 1:].nonzero(as_tuple=True)
@@ -38,7 +38,7 @@ class MF(nn.Module):
         user, positive = self.users(pairs[:, 0]), self.items(pairs[:, 1])
         return -F.logsigmoid((user*positive).sum(1, keepdim=True) - (user[:, None]*self.items(negatives)).sum(-1)).mean()
 
-# %% ../nbs/lib/09_mf.ipynb #aff98c7a
+# %% ../nbs/lib/09_mf.ipynb #5bd27ba2
 def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=print) -> tuple[Tensor, list[dict]]:
     "Item table (num_items, dim) of the best validation, and the history of losses."
     m, seed = params.mf, params.mf_seed
@@ -65,7 +65,7 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
     say(f"MF: best validation loss {best_loss:.4f} (log 2 = {math.log(2):.4f} knows nothing)")
     return best, history
 
-# %% ../nbs/lib/09_mf.ipynb #d46efa3e
+# %% ../nbs/lib/09_mf.ipynb #d27c6c6c
 def mf_recipe(params: Params, logged: Artifact) -> dict:
     return dict(env=params.env.recipe(), mf={k: v for k, v in params.mf.model_dump().items() if k != 'seed'}, seed=params.mf_seed, inputs=dict(logged=logged.sha256))
 

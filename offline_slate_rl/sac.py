@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SACAgent', 'squash', 'SACPolicy']
 
-# %% ../nbs/lib/10_sac.ipynb #c28eb912
+# %% ../nbs/lib/10_sac.ipynb #b392e472
 import copy, math
 
 import numpy as np, torch, torch.nn.functional as F
@@ -18,7 +18,7 @@ from .gems import GeMS
 from .params import AgentParams, EnvParams, SlateRLError
 from .simulator import Obs
 
-# %% ../nbs/lib/10_sac.ipynb #ff8b470f
+# %% ../nbs/lib/10_sac.ipynb #8dace3ea
 def _net(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
@@ -48,14 +48,14 @@ class SACAgent(nn.Module):
         p = self.params
         return [torch.optim.Adam(o, lr=lr, fused=True) for o, lr in ((self.critic_parameters, p.q_lr), (self.actor_parameters, p.pi_lr), ([self.log_alpha], p.alpha_lr))]
 
-# %% ../nbs/lib/10_sac.ipynb #b74986a1
+# %% ../nbs/lib/10_sac.ipynb #f75247ca
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     "Action in (-1, 1) and its log-density, appendix C eq. 26, with log(1 - tanh(x)^2) in a form that stays exact far out."
     x = mean + log_std.exp()*noise
     log_normal = -0.5*noise.square() - log_std - 0.5*math.log(2*math.pi)
     return torch.tanh(x), (log_normal - 2*(math.log(2) - x - F.softplus(-2*x))).sum(-1)
 
-# %% ../nbs/lib/10_sac.ipynb #133049b1
+# %% ../nbs/lib/10_sac.ipynb #bb7d8562
 @patch
 def gaussian(self: SACAgent, state: Tensor) -> tuple[Tensor, Tensor]:
     "Mean and log standard deviation before tanh; the latter between -20 and 2."
@@ -75,7 +75,7 @@ def min_q(self: SACAgent, critics: nn.ModuleList, state: Tensor, action: Tensor)
     x = torch.cat([state, action], -1)
     return torch.minimum(critics[0](x), critics[1](x)).squeeze(-1)
 
-# %% ../nbs/lib/10_sac.ipynb #7cad9d4c
+# %% ../nbs/lib/10_sac.ipynb #fe605eb7
 @patch
 def update(self: SACAgent, optimizers: list,
            slates: Tensor, clicks: Tensor,   # (n, H+1, slate_size)
@@ -121,7 +121,7 @@ def update(self: SACAgent, optimizers: list,
     return dict(critic_loss=critic_loss.detach(), actor_loss=actor_loss.detach(), q=q[0].detach().mean(), q_max=target.abs().max(), alpha=alpha,
                 entropy=-log_prob.detach().mean(), saturated=(unit.detach().abs() > 0.99).float().mean())
 
-# %% ../nbs/lib/10_sac.ipynb #22fc8a29
+# %% ../nbs/lib/10_sac.ipynb #9e082600
 class SACPolicy(Policy):
     "An agent that plays."
     def __init__(self, agent: SACAgent, name: str = 'SAC+GeMS'): self.agent, self.name = agent, name

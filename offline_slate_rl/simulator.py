@@ -6,7 +6,7 @@
 __all__ = ['BORED_TURNS', 'relevance', 'propensities', 'too_uniform', 'normalise_users', 'draw_episodes', 'State', 'Obs', 'Turn',
            'TopicRec', 'replay']
 
-# %% ../nbs/lib/04_simulator.ipynb #49e0aff7
+# %% ../nbs/lib/04_simulator.ipynb #019604b8
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from .embeddings import check_items, clipped_normals, item_table, load_items, to
 from .params import EnvParams, SlateRLError, env_params
 from .streams import stream
 
-# %% ../nbs/lib/04_simulator.ipynb #7747ac2c
+# %% ../nbs/lib/04_simulator.ipynb #d6df083d
 def relevance(scores: Tensor,        # (..., slate_size) item score / best possible score
               offset: float = 0.28,  # score with relevance 1/2
               slope: float = 100.,   # how sharp the switch is
@@ -28,22 +28,22 @@ def relevance(scores: Tensor,        # (..., slate_size) item score / best possi
     "Probability that an examined item attracts the user."
     return torch.sigmoid(slope*(scores - offset))
 
-# %% ../nbs/lib/04_simulator.ipynb #71ecac5b
+# %% ../nbs/lib/04_simulator.ipynb #a9bf4f2b
 def propensities(click_model: str, slate_size: int) -> Tensor:  # (slate_size,)
     "Probability that each position is examined."
     topdown = 0.85**torch.arange(slate_size).float()
     return topdown if click_model == 'tdPBM' else 0.5*(topdown + topdown.flip(0))
 
-# %% ../nbs/lib/04_simulator.ipynb #09a49dab
+# %% ../nbs/lib/04_simulator.ipynb #daa348bb
 def too_uniform(topics: Tensor, threshold: int, num_topics: int) -> Tensor:  # (num_envs, slate_size) -> (num_envs,) bool
     "Whether some topic fills `threshold` slots or more."
     counts = torch.zeros(len(topics), num_topics, device=topics.device)
     return counts.scatter_add_(1, topics, torch.ones_like(topics, dtype=counts.dtype)).amax(1) >= threshold
 
-# %% ../nbs/lib/04_simulator.ipynb #c1b9f140
+# %% ../nbs/lib/04_simulator.ipynb #49c0b8fb
 def normalise_users(users: Tensor, num_topics: int) -> Tensor: return users/topic_norms(users, num_topics).sum(-1, keepdim=True)
 
-# %% ../nbs/lib/04_simulator.ipynb #099c31ea
+# %% ../nbs/lib/04_simulator.ipynb #bfac2db5
 _CHUNK = 32
 
 def _draw_chunk(env: EnvParams, seed: int, purpose: str, chunk: int) -> tuple[np.ndarray, ...]:
@@ -60,7 +60,7 @@ def draw_episodes(env: EnvParams, seed: int, purpose: str, first: int, n: int) -
     users, topic, clicks = (torch.from_numpy(np.concatenate(o)[start:start + n] if len(chunks) > 1 else o[0][start:start + n]) for o in zip(*chunks))
     return normalise_users(users, env.num_topics), topic, clicks
 
-# %% ../nbs/lib/04_simulator.ipynb #df931e87
+# %% ../nbs/lib/04_simulator.ipynb #70955344
 @dataclass
 class State:
     "Everything about `num_envs` users between two turns."
@@ -75,7 +75,7 @@ class State:
     tails: deque         # `tail` after each of the last turns: tells which clicks have become too old
     short_term: Tensor   # (num_envs,) topic that short_term_boost applies to
 
-# %% ../nbs/lib/04_simulator.ipynb #eff6da77
+# %% ../nbs/lib/04_simulator.ipynb #d8688480
 class Obs(NamedTuple):
     "What an agent sees."
     slate: Tensor   # (num_envs, slate_size) int64 item ids
@@ -88,14 +88,14 @@ class Turn(NamedTuple):
     truncated: Tensor  # (num_envs,) bool, True at the horizon
     info: AttrDict     # privileged: user, bored, scores
 
-# %% ../nbs/lib/04_simulator.ipynb #7c0666ed
+# %% ../nbs/lib/04_simulator.ipynb #27d0ced9
 BORED_TURNS = 5  # the published code hard-codes it; boredom_moving_window is only about forgetting
 
 def _first_clicked(clicks: Tensor) -> Tensor:
     "Slots in slate order, the clicked ones first."
     return torch.sort(clicks, dim=1, descending=True, stable=True).indices
 
-# %% ../nbs/lib/04_simulator.ipynb #b3c734bf
+# %% ../nbs/lib/04_simulator.ipynb #aa16b80a
 class TopicRec:
     "`num_envs` simulated users of one environment, played side by side."
     def __init__(self, env: EnvParams, items: Tensor, num_envs: int = 1, seed: int = 0, purpose: str = 'train', device='cpu'):
@@ -122,7 +122,7 @@ class TopicRec:
         else: items = item_table(env)
         return cls(env, items, num_envs, seed, purpose, device)
 
-# %% ../nbs/lib/04_simulator.ipynb #f795cae3
+# %% ../nbs/lib/04_simulator.ipynb #8d626685
 @patch
 def _start(self: TopicRec, user: Tensor, slate: Tensor, clicks: Tensor, topic_draw: Tensor) -> State:
     "State after the initial slate: its clicks are remembered, but earn no reward and move no user."
@@ -151,7 +151,7 @@ def _remember(self: TopicRec, s: State, topics: Tensor, clicked: Tensor):
     s.topic_head = torch.maximum(s.topic_head, s.tail - size)
     s.turn_head = torch.maximum(s.turn_head, s.tail - size)
 
-# %% ../nbs/lib/04_simulator.ipynb #787b950d
+# %% ../nbs/lib/04_simulator.ipynb #38c2833c
 @patch
 def _bore(self: TopicRec, s: State):
     s.timer = s.timer - s.bored.long()
@@ -163,7 +163,7 @@ def _bore(self: TopicRec, s: State):
     counts = torch.zeros_like(s.timer).scatter_add_(1, s.log, (position >= s.topic_head[:, None]).long())
     s.bored = s.bored | (counts >= self.env.boredom_threshold)
 
-# %% ../nbs/lib/04_simulator.ipynb #b00d1954
+# %% ../nbs/lib/04_simulator.ipynb #527f14f2
 @patch
 def _effective_user(self: TopicRec, s: State) -> Tensor:
     blocks = s.user.unflatten(1, (self.env.num_topics, -1))
@@ -180,7 +180,7 @@ def _fill(self: TopicRec, slates: Tensor, user: Tensor) -> Tensor:
     if not (free := slates < 0).any(): return slates
     return torch.where(free, (user @ self.items.T).topk(self.env.slate_size, dim=1).indices, slates)
 
-# %% ../nbs/lib/04_simulator.ipynb #71d52ed5
+# %% ../nbs/lib/04_simulator.ipynb #f4931808
 @patch
 def _drift(self: TopicRec, s: State, slates: Tensor, clicked: Tensor):
     number, order = clicked.sum(1), _first_clicked(clicked)
@@ -201,7 +201,7 @@ def _forget(self: TopicRec, s: State):
         s.turn_head, s.topic_head = s.turn_head + old, s.topic_head + old
     s.tails.append(s.tail)
 
-# %% ../nbs/lib/04_simulator.ipynb #5c4ef4cc
+# %% ../nbs/lib/04_simulator.ipynb #ba938c18
 @patch
 def _attraction(self: TopicRec, slates: Tensor, scores: Tensor) -> Tensor:
     attraction = relevance(scores, self.env.offset, self.env.slope)
@@ -226,7 +226,7 @@ def _turn(self: TopicRec, s: State, slates: Tensor, uniforms: Tensor|None = None
     self._drift(s, slates, clicked)
     return Obs(slates, clicked.long()), AttrDict(user=s.user, bored=bored, scores=scores)
 
-# %% ../nbs/lib/04_simulator.ipynb #ff53a006
+# %% ../nbs/lib/04_simulator.ipynb #a3fdaf76
 @patch
 def reset(self: TopicRec, first: int|None = None) -> Turn:
     "Begin `num_envs` episodes: those after the last ones, or from episode number `first` of the seed on."
@@ -263,7 +263,7 @@ def _checked(self: TopicRec, slates) -> Tensor:
         raise SlateRLError(f"Slates hold item ids from {low} to {high}; the catalogue has 0 to {self.env.num_items - 1} (and -1 for the oracle).")
     return slates.to(self.device, torch.long)
 
-# %% ../nbs/lib/04_simulator.ipynb #de9329fa
+# %% ../nbs/lib/04_simulator.ipynb #febbc4ed
 def replay(sim: TopicRec,
            user0, slate0, clicks0,  # (dim,), (slate_size,), (slate_size,), or with a leading batch axis
            slates, clicks,          # (T, slate_size) each, or with a leading batch axis

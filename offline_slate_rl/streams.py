@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['stream', 'torch_seed', 'torch_seeded']
 
-# %% ../nbs/lib/02_streams.ipynb #f8e43411
+# %% ../nbs/lib/02_streams.ipynb #d2b01368
 import contextlib, hashlib
 import numpy as np, torch
 
-# %% ../nbs/lib/02_streams.ipynb #3e8a689b
+# %% ../nbs/lib/02_streams.ipynb #046c5b84
 def stream(seed: int,       # of the run
            purpose: str,    # what the numbers are for: 'train/users', 'test/users', 'validation/policy'
            block: int = 0,  # which piece of the work
@@ -18,7 +18,7 @@ def stream(seed: int,       # of the run
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], 'little')
     return np.random.Generator(np.random.Philox(key=[seed, word], counter=[0, 0, 0, block]))
 
-# %% ../nbs/lib/02_streams.ipynb #77bdaf76
+# %% ../nbs/lib/02_streams.ipynb #0fa82874
 def torch_seed(seed: int, purpose: str, block: int = 0) -> int:
     "A seed for a torch generator."
     return int(stream(seed, purpose, block).integers(2**63))
