@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['demo', 'returns_table', 'stage_state', 'env_status', 'status', 'reports', 'show', 'verify_paths', 'main']
 
-# %% ../nbs/lib/16_cli.ipynb #bdacd706
+# %% ../nbs/lib/16_cli.ipynb #fba583b8
 import argparse, json, os, sys, time
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .params import Params, SlateRLError, load_params, outputs_dir, registry
 from .store import artifacts, load_artifact, matching, read_rows
 from .training import checkpoints, target_name
 
-# %% ../nbs/lib/16_cli.ipynb #0ca9ff10
+# %% ../nbs/lib/16_cli.ipynb #438f134b
 def _reused(params: Params, since: float) -> list[str]:
     "What the stages' logs say was reused after `since`."
     found = []
@@ -54,7 +54,7 @@ def demo(params: Params, force: bool = False) -> pd.DataFrame:
     print(f"\n{time.time() - began:.0f} s in all. slate-rl status --scale {params.scale} shows what there is.")
     return table
 
-# %% ../nbs/lib/16_cli.ipynb #d23f45e1
+# %% ../nbs/lib/16_cli.ipynb #33d8a162
 def _verified(path: Path) -> dict:
     return json.loads(record_path(path).read_text()) if record_path(path).is_file() else {}
 
@@ -73,7 +73,7 @@ def _paths(params: Params) -> dict:
     found = {'checkpoint': checkpoints(params)[target_name(params)].path}
     return found | {f'{q} data': datasets_of(params, q)[-1].path for q in ('random', 'medium')}
 
-# %% ../nbs/lib/16_cli.ipynb #d2c71412
+# %% ../nbs/lib/16_cli.ipynb #37291eac
 def stage_state(log: Path) -> str:
     "'', 'done', 'running', 'interrupted' or 'failed: why', from the end of a stage's log."
     if not log.is_file(): return ''
@@ -131,7 +131,7 @@ def _dataset_status(params: Params, quality: str) -> str:
     card = 'card' if (a.path.parent/'README.md').is_file() else 'NO card'
     return f"{a.recipe['num_trajectories']} episodes, {m['return_mean']:.1f} (random slates {m['random_return']:.1f}), {len(checks)} checks passed, {card}"
 
-def status(scale: str = '', env: str = '', agent: str = 'SAC+GeMS', seed: int = 58407201) -> pd.DataFrame:
+def status(scale: str = '', env: str = '', agent: str = 'SAC+GeMS', seed: int|None = None) -> pd.DataFrame:
     "Environments x what there is."
     names = [env] if env else list(registry())
     return pd.DataFrame({o: env_status(load_params(o, agent, seed, scale)) for o in names}).T
@@ -139,7 +139,7 @@ def status(scale: str = '', env: str = '', agent: str = 'SAC+GeMS', seed: int = 
 def reports(scale: str = '', env: str = '') -> list[Path]:
     return sorted((outputs_dir(scale)/'reports'/env).rglob('*.html'))
 
-# %% ../nbs/lib/16_cli.ipynb #f24cba8d
+# %% ../nbs/lib/16_cli.ipynb #6788016e
 def show(path: Path) -> str:
     "An artifact's manifest, readably, and the command that makes it again."
     path = Path(str(path).removesuffix('.manifest.json'))
@@ -167,7 +167,7 @@ def verify_paths(paths: list[Path]) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/lib/16_cli.ipynb #f3c0aa82
+# %% ../nbs/lib/16_cli.ipynb #2a5006ae
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='slate-rl', description='Offline datasets of slate recommendation, and the agents that make them.')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         c = sub.add_parser(name, help=help, description=help)
         c.add_argument('--scale', default='', help='paper, laptop, quick or tiny (default: SLATE_RL_SCALE or quick)')
         if run:
-            c.add_argument('--agent', default='SAC+GeMS'); c.add_argument('--seed', type=int, default=58407201)
+            c.add_argument('--agent', default='SAC+GeMS'); c.add_argument('--seed', type=int)
             c.add_argument('--overrides', default='', help='dotted keys, for instance "{gems.latent_dim: 16}"')
         return c
     c = command('demo', 'run the chain for one environment: pretrain, train, inspect, collect, verify', True)

@@ -7,7 +7,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_lat
            'collect_dataset', 'collection_params', 'newest_dataset', 'datasets_of', 'Check', 'verify',
            'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #f1d38a54
+# %% ../nbs/lib/13_collect.ipynb #49318167
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,12 +28,12 @@ from .store import (Artifact, append_rows, artifacts, differences, load_artifact
                                     stage_log, write_text)
 from .training import load_policy
 
-# %% ../nbs/lib/13_collect.ipynb #9e4494e6
+# %% ../nbs/lib/13_collect.ipynb #b5f173e8
 def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(path, 'checkpoint'))
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #60a7db74
+# %% ../nbs/lib/13_collect.ipynb #fd9f189a
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str) -> str: return f'papermill nbs/30_collect.ipynb {params.arguments()} -p quality {quality}'
@@ -54,11 +54,12 @@ def collect_dataset(params: Params, quality: str,
     approved, unusual = None, {}  # what is not the default goes into the file's name
     default = load_params(env.name, scale=params.scale)
     if quality == 'random' and random_policy == 'slates':
-        make_policy, made_of, inputs = partial(RandomSlates, env.num_items), 'uniformly random slates', {}
+        make_policy, made_of, inputs, privileged = partial(RandomSlates, env.num_items), 'uniformly random slates', {}, False
         unusual['policy'] = 'slates'
     elif quality == 'random':
         gems = find_gems(params)
         make_policy, made_of, inputs = partial(random_latents, gems.path, env), 'uniformly random latents, decoded by GeMS', dict(gems=gems.sha256)
+        privileged = gems.recipe['privileged']
     else:
         checkpoint = quality_checkpoint(params, quality, model_checkpoint)
         if approval == 'auto' and checkpoint.sha256 not in approvals(params, quality):
@@ -66,9 +67,10 @@ def collect_dataset(params: Params, quality: str,
         approved = required_approval(params, quality, checkpoint)
         make_policy = partial(checkpoint_policy, checkpoint.path)
         made_of, inputs = f"{params.agent_name} after {checkpoint.provenance['steps']} steps", dict(checkpoint=checkpoint.sha256)
+        privileged = checkpoint.recipe['privileged']
         if model_checkpoint: unusual['checkpoint'] = checkpoint.sha256
     recipe = dict(env=env.recipe(), quality=quality, policy=made_of, deterministic=c.deterministic, seed=c.seed, num_trajectories=c.num_trajectories,
-                  block_size=c.block_size, inputs=inputs)
+                  block_size=c.block_size, privileged=privileged, inputs=inputs)
     for k, v, d in ('agent', params.agent_name, default.agent_name), ('agent_seed', params.seed, default.seed): unusual |= {k: v} if v != d else {}
     suffix = params.variant('agent', 'gems', 'mf', 'logged', 'collection', but=('collection.num_trajectories', 'collection.workers'))
     name = f"{env.label}_{quality}_{c.num_trajectories}traj{suffix}{''.join(f'_{k}-{str(v)[:12]}' for k, v in unusual.items())}.h5"
@@ -79,7 +81,7 @@ def collect_dataset(params: Params, quality: str,
                    attributes=dict(env=env.label, quality=quality))
     with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say)
 
-# %% ../nbs/lib/13_collect.ipynb #b4c0cc86
+# %% ../nbs/lib/13_collect.ipynb #8afe127e
 def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
     "`params` with the collection's own settings changed: 0 and -1 leave a number as it is."
     changed = dict(params.overrides)
@@ -98,7 +100,7 @@ def datasets_of(params: Params, quality: str) -> list[Artifact]:
     "Datasets of a quality in this environment, the newest last."
     return [a for a in artifacts(dataset_folder(params, quality), 'dataset') if a.recipe['env'] == params.env.recipe()]
 
-# %% ../nbs/lib/13_collect.ipynb #79a91687
+# %% ../nbs/lib/13_collect.ipynb #cc2f819c
 @dataclass
 class Check:
     "One thing that must hold of a dataset."
@@ -156,7 +158,7 @@ def replayed_blocks(episodes: int, block_size: int, sample: int) -> list[int]:
     "First, last and evenly spaced blocks."
     return sorted({int(o) for o in np.linspace(0, -(-episodes//block_size) - 1, sample)})
 
-# %% ../nbs/lib/13_collect.ipynb #1efa0371
+# %% ../nbs/lib/13_collect.ipynb #8b38d2ad
 def _block(d: Dataset, r: dict, b: int):
     n = min(r['block_size'], r['num_trajectories'] - b*r['block_size'])
     return n, d.episodes(b*r['block_size'], n)
@@ -206,7 +208,7 @@ def _leak(agent, e) -> Check:
     off = float((agent.actor_belief(slates, clicks).detach()[:, :t + 1] - e.beliefs[:, :t + 1]).abs().max())
     return Check('no state knows its own action', off < 1e-4, '' if off < 1e-4 else f'beliefs move by {off:.2g} with what comes later')
 
-# %% ../nbs/lib/13_collect.ipynb #5739535b
+# %% ../nbs/lib/13_collect.ipynb #a792741b
 def dataset_measures(d: Dataset, params: Params) -> dict:
     "Return per episode and reward per turn, score, diversity, coverage; beside random slates."
     sim = TopicRec(params.env, item_table(params.env), d.recipe['block_size'])
@@ -240,7 +242,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #59ef18ae
+# %% ../nbs/lib/13_collect.ipynb #73b7e0cd
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []
@@ -272,6 +274,7 @@ def _card_entry(a: Artifact) -> str:
     return f"""### {a.path.name}
 
 - Behaviour policy: {r['policy']}, {'its mode' if r['deterministic'] else 'sampling'}; {', '.join(f'{k} sha256 {v}' for k, v in r['inputs'].items()) or 'no inputs'}
+- Privileged: {"yes: its ranker was made from the simulator's own item table" if r['privileged'] else 'no'}
 - Approval: {approved}
 - Training: {training}
 - sha256 {a.sha256}

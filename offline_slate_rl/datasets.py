@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIVILEGED', 'write_dataset', 'Dataset', 'collect', 'logged_recipe', 'pretrain_command', 'log_trajectories']
 
-# %% ../nbs/lib/06_datasets.ipynb #54d2ce5d
+# %% ../nbs/lib/06_datasets.ipynb #8c0f8946
 import json, multiprocessing, os, shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -22,7 +22,7 @@ from .simulator import TopicRec
 from .store import (Artifact, atomic, load_artifact, load_tensors, made_or_reused, one_thread, provenance, save_artifact,
                                     save_tensors, stage_log, write_text)
 
-# %% ../nbs/lib/06_datasets.ipynb #c98f7f60
+# %% ../nbs/lib/06_datasets.ipynb #669c1006
 PRIVILEGED = "What only the simulator knows. An honest learner must not use it."
 
 def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=None):
@@ -53,13 +53,10 @@ def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=
         if 'oracle' in f: f['oracle'].attrs['about'] = PRIVILEGED
     assert done == episodes, (done, episodes)
 
-# %% ../nbs/lib/06_datasets.ipynb #0c1afb8a
+# %% ../nbs/lib/06_datasets.ipynb #1de9ae93
 class Dataset:
     "An offline dataset on disk."
     def __init__(self, artifact: Artifact): self.artifact, self.path, self.recipe = artifact, artifact.path, artifact.recipe
-
-    @property
-    def env(self) -> EnvParams: return EnvParams(**self.recipe['env']) if not self.recipe['env']['item_embeddings'] else None
 
     def __len__(self) -> int: return self.recipe['num_trajectories']
     def __repr__(self) -> str: return f"Dataset({self.path.name}: {len(self)} episodes, {len(self)*self.recipe['env']['episode_length']} transitions)"
@@ -91,7 +88,7 @@ class Dataset:
                 e.bored, e.scores = turns('oracle/bored'), turns('oracle/scores')
         return e
 
-# %% ../nbs/lib/06_datasets.ipynb #34f3e062
+# %% ../nbs/lib/06_datasets.ipynb #93fcfb90
 _worker = {}
 
 def _start_worker(env: EnvParams, block_size: int, make_policy: Callable[[], Policy]):
@@ -104,7 +101,7 @@ def _play_block(folder: Path, block: int, seed: int, purpose: str, deterministic
     with atomic(folder/f'{block:06d}.pt') as t: save_tensors(dict(e.items()), t)
     return block
 
-# %% ../nbs/lib/06_datasets.ipynb #7c3a5431
+# %% ../nbs/lib/06_datasets.ipynb #b79c345c
 def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int, purpose: str, kind: str,
             recipe: dict, told: dict, block_size: int = 100, workers: int = 1, deterministic: bool = False, oracle: bool = False, attributes: dict = {}) -> Artifact:
     "Collect a dataset to `path`, going on where an interrupted collection of the same recipe stopped."
@@ -133,7 +130,7 @@ def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_t
     shutil.rmtree(folder)
     return artifact
 
-# %% ../nbs/lib/06_datasets.ipynb #d6d61765
+# %% ../nbs/lib/06_datasets.ipynb #48d30d92
 def logged_recipe(params: Params) -> dict:
     return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', **params.logged.model_dump(), block_size=params.collection.block_size)
 

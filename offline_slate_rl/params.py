@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical', 'short_hash',
            'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'TrainingParams', 'CollectionParams', 'Params', 'registry', 'env_params', 'agents', 'scales', 'load_params']
+           'TrainingParams', 'CollectionParams', 'Params', 'registry', 'env_params', 'seeds', 'agents', 'scales',
+           'load_params']
 
-# %% ../nbs/lib/00_params.ipynb #40496008
+# %% ../nbs/lib/00_params.ipynb #0a61eb27
 import difflib, hashlib, importlib.util, json, os
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,20 +17,20 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-# %% ../nbs/lib/00_params.ipynb #cdb914e8
+# %% ../nbs/lib/00_params.ipynb #4a29beb2
 class SlateRLError(Exception):
     "What was given, what was expected, and the command that mends it, in sentences."
     def _render_traceback_(self):  # IPython asks for this, so notebooks and reports show the sentence alone
         return [f"{type(self).__name__}: {self}"]
 
-# %% ../nbs/lib/00_params.ipynb #523e33d4
+# %% ../nbs/lib/00_params.ipynb #5ca790de
 def nearest(name: str, valid) -> str:
     "A hint after an unknown `name`: the closest valid one, or all of them."
     valid = [str(v) for v in valid]
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(sorted(valid))}."
 
-# %% ../nbs/lib/00_params.ipynb #a66ec88a
+# %% ../nbs/lib/00_params.ipynb #185b450a
 def repo_dir() -> Path:
     "The checkout that the package is installed from (editable): it holds `nbs/` and `params/`."
     return Path(importlib.util.find_spec('offline_slate_rl').origin).resolve().parent.parent
@@ -43,7 +44,7 @@ def outputs_dir(scale: str|None = None) -> Path:
     root = os.environ.get('SLATE_RL_OUTPUTS')
     return (Path(root).expanduser().resolve() if root else repo_dir()/'outputs')/(scale or default_scale())
 
-# %% ../nbs/lib/00_params.ipynb #2d3fe4ae
+# %% ../nbs/lib/00_params.ipynb #42164c11
 def canonical(x) -> str:
     "One JSON text for equal content, whatever the order of keys."
     return json.dumps(x, sort_keys=True, separators=(',', ':'), ensure_ascii=False)
@@ -52,11 +53,11 @@ def short_hash(x) -> str:
     "Eight hexadecimal digits that stand for the content of `x`."
     return hashlib.sha256(canonical(x).encode()).hexdigest()[:8]
 
-# %% ../nbs/lib/00_params.ipynb #c26c1805
+# %% ../nbs/lib/00_params.ipynb #47bf5648
 class Strict(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
 
-# %% ../nbs/lib/00_params.ipynb #35cc5277
+# %% ../nbs/lib/00_params.ipynb #8b2fdf89
 class EnvParams(Strict):
     "A simulated world; see nbs/lib/04_simulator.ipynb for what each value does."
     name: str
@@ -88,7 +89,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #0a8b86f2
+# %% ../nbs/lib/00_params.ipynb #7dec6cf4
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -118,7 +119,7 @@ class TrainingParams(Strict):
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
 
-# %% ../nbs/lib/00_params.ipynb #7c869db0
+# %% ../nbs/lib/00_params.ipynb #4b3a0f3e
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files, for names and for the record."
     agent_name: str; scale: str; seed: int
@@ -145,7 +146,7 @@ class Params(Strict):
         args = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return args + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../nbs/lib/00_params.ipynb #013d71ad
+# %% ../nbs/lib/00_params.ipynb #dbc3e443
 @lru_cache
 def _read(name: str) -> dict:
     path = repo_dir()/'params'/name
@@ -165,7 +166,7 @@ def _validated(model: type[Strict], values: dict, source: str):
         if err['type'] == 'missing': raise SlateRLError(f"{source}: the key '{dotted}' is missing.") from None
         raise SlateRLError(f"{source}: '{dotted}' is {err['input']!r}. {err['msg']}.") from None
 
-# %% ../nbs/lib/00_params.ipynb #16193eaf
+# %% ../nbs/lib/00_params.ipynb #1e0784d6
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
@@ -177,8 +178,12 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #51369661
+# %% ../nbs/lib/00_params.ipynb #8f890732
 QUALITIES = 'random', 'medium', 'expert'
+
+def seeds() -> list[int]:
+    "The ten agent seeds of published results, the default one first."
+    return _read('seeds.yaml')
 
 def agents() -> list[str]: return sorted(o.stem for o in (repo_dir()/'params'/'agents').glob('*.yaml'))
 def scales() -> list[str]: return list(_read('scales.yaml'))
@@ -199,9 +204,10 @@ def _overrides(overrides) -> dict:
     if isinstance(overrides, dict): return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #6c012429
-def load_params(env: str, agent: str = 'SAC+GeMS', seed: int = 58407201, scale: str = '', overrides: dict|str|None = None) -> Params:
-    "The parameters of a run: files, then the scale, then `overrides`. An empty `scale` is the default one."
+# %% ../nbs/lib/00_params.ipynb #1329af39
+def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
+    "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
+    seed = seeds()[0] if seed is None else seed
     scale = scale or default_scale()
     if scale not in scales(): raise SlateRLError(f"Unknown scale '{scale}'. {nearest(scale, scales())}")
     if agent not in agents(): raise SlateRLError(f"Unknown agent '{agent}'. {nearest(agent, agents())}")

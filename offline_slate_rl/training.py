@@ -6,7 +6,7 @@
 __all__ = ['EVAL_BLOCK', 'Replay', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'checkpoints', 'find_checkpoint',
            'target_name', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
 
-# %% ../nbs/lib/11_training.ipynb #39636375
+# %% ../nbs/lib/11_training.ipynb #66999b2f
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from .store import (FORMAT, Artifact, append_rows, artifacts, find_artifact, loa
                                     matching, one_thread, provenance, save_artifact, save_tensors, stage_log, write_text)
 from .streams import torch_seed, torch_seeded
 
-# %% ../nbs/lib/11_training.ipynb #edadf799
+# %% ../nbs/lib/11_training.ipynb #eabea61f
 class Replay:
     "The last `capacity` episodes."
     def __init__(self, env: EnvParams, action_dim: int, capacity: int):
@@ -61,9 +61,10 @@ class Replay:
         self.stored = state['stored']
         for k in ('slates', 'clicks', 'latents'): getattr(self, k)[:len(self)] = state[k]
 
-# %% ../nbs/lib/11_training.ipynb #a0d22137
+# %% ../nbs/lib/11_training.ipynb #e463831f
 def run_recipe(params: Params, gems: Artifact) -> dict:
-    return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed, inputs=dict(gems=gems.sha256))
+    return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed, privileged=gems.recipe['privileged'],
+                inputs=dict(gems=gems.sha256))
 
 def run_name(params: Params) -> str:
     g = params.gems
@@ -88,7 +89,7 @@ def find_checkpoint(params: Params, name: str) -> Artifact:
 
 def target_name(params: Params) -> str: return f'step{params.training.target_step}'
 
-# %% ../nbs/lib/11_training.ipynb #6fa9d26b
+# %% ../nbs/lib/11_training.ipynb #9032c1bf
 def load_policy(checkpoint: Artifact) -> SACPolicy:
     "The agent of a checkpoint, ready to play; everything it needs is in the file."
     content = load_tensors(checkpoint.path)
@@ -101,7 +102,7 @@ def load_policy(checkpoint: Artifact) -> SACPolicy:
     if not (torch.isfinite(agent.scale).all() and torch.isfinite(agent.centre).all()): raise SlateRLError(f"{checkpoint.path} has no action bounds.")
     return SACPolicy(agent.requires_grad_(False).eval(), params.agent_name)
 
-# %% ../nbs/lib/11_training.ipynb #ceb14cf6
+# %% ../nbs/lib/11_training.ipynb #1e87088d
 EVAL_BLOCK = 100
 
 def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle: bool = False, deterministic: bool = True) -> tuple[Episodes, dict]:
@@ -110,7 +111,7 @@ def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle
     e = rollout(sim, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
     return e, measures(e, sim)
 
-# %% ../nbs/lib/11_training.ipynb #95b29a34
+# %% ../nbs/lib/11_training.ipynb #fe0a2b04
 class OnlineTraining(pl.LightningModule):
     "Trains `agent` online, step by step."
     def __init__(self, params: Params, agent: SACAgent):
@@ -152,7 +153,7 @@ class OnlineTraining(pl.LightningModule):
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.optimizers(use_pl_optimizer=False), state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #d6314562
+# %% ../nbs/lib/11_training.ipynb #d516f20e
 class Keeper(pl.Callback):
     "Validates, saves and tells."
     def __init__(self, params: Params, recipe: dict, say):
@@ -231,7 +232,7 @@ class Keeper(pl.Callback):
     def on_train_end(self, trainer, loop): self.bar.close()
     def on_exception(self, *_): self.bar.close()
 
-# %% ../nbs/lib/11_training.ipynb #e29aa610
+# %% ../nbs/lib/11_training.ipynb #a4d189fe
 @dataclass
 class Run:
     "A finished training."
