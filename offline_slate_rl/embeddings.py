@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clipped_normals', 'generate_items', 'topic_norms', 'check_items', 'load_items', 'item_table']
 
-# %% ../nbs/lib/03_embeddings.ipynb #821c2ad1
+# %% ../nbs/lib/03_embeddings.ipynb #6bd19f72
 from pathlib import Path
 
 import numpy as np, torch
@@ -14,12 +14,12 @@ from torch import Tensor
 from .params import EnvParams, SlateRLError, env_params
 from .streams import stream
 
-# %% ../nbs/lib/03_embeddings.ipynb #2b22903e
+# %% ../nbs/lib/03_embeddings.ipynb #093c0bec
 def clipped_normals(g: np.random.Generator, *shape) -> np.ndarray:
     "|clip(0.4 N(0,1), -1, 1)|: what items and users are drawn from."
     return np.abs(np.clip(0.4*g.standard_normal(shape, dtype=np.float32), -1, 1))
 
-# %% ../nbs/lib/03_embeddings.ipynb #717e9e19
+# %% ../nbs/lib/03_embeddings.ipynb #86cc8e4d
 def generate_items(num_items: int, num_topics: int, topic_size: int,
                    exponent: float,  # 1: the released tables; 2: items that care for few topics
                    seed: int) -> Tensor:  # (num_items, num_topics*topic_size), rows of length 1
@@ -30,13 +30,15 @@ def generate_items(num_items: int, num_topics: int, topic_size: int,
     items = torch.from_numpy(items.reshape(num_items, -1))
     return items/items.norm(dim=1, keepdim=True)
 
-# %% ../nbs/lib/03_embeddings.ipynb #65594f09
+# %% ../nbs/lib/03_embeddings.ipynb #1026d5da
 def topic_norms(x: Tensor,        # (..., num_topics*topic_size)
                 num_topics: int) -> Tensor:  # (..., num_topics)
     "Length of each topic's block."
-    return x.unflatten(-1, (num_topics, -1)).square().sum(-1).sqrt()
+    blocks = x.unflatten(-1, (num_topics, -1))
+    if blocks.shape[-1] == 2: return torch.hypot(blocks[..., 0], blocks[..., 1])  # a third of the time
+    return blocks.square().sum(-1).sqrt()
 
-# %% ../nbs/lib/03_embeddings.ipynb #07dc053a
+# %% ../nbs/lib/03_embeddings.ipynb #fd25023f
 def check_items(items, num_items: int, dim: int, what: str) -> Tensor:
     "`items` as a float tensor of the right shape, or an error that says what is wrong with it."
     if not isinstance(items, Tensor): raise SlateRLError(f"{what} is a {type(items).__name__}; a tensor of shape ({num_items}, {dim}) was expected.")

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['BORED_TURNS', 'relevance', 'propensities', 'too_uniform', 'normalise_users', 'draw_episodes', 'State', 'Obs', 'Turn',
-           'TopicRec', 'replay']
+           'Clicks', 'TopicRec', 'best_items', 'replay']
 
-# %% ../nbs/lib/04_simulator.ipynb #019604b8
+# %% ../nbs/lib/04_simulator.ipynb #4b3f3d1c
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import AttrDict, patch
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from .embeddings import check_items, clipped_normals, item_table, load_items, to
 from .params import EnvParams, SlateRLError, env_params
 from .streams import stream
 
-# %% ../nbs/lib/04_simulator.ipynb #d6df083d
+# %% ../nbs/lib/04_simulator.ipynb #1811820b
 def relevance(scores: Tensor,        # (..., slate_size) item score / best possible score
               offset: float = 0.28,  # score with relevance 1/2
               slope: float = 100.,   # how sharp the switch is
@@ -28,22 +28,22 @@ def relevance(scores: Tensor,        # (..., slate_size) item score / best possi
     "Probability that an examined item attracts the user."
     return torch.sigmoid(slope*(scores - offset))
 
-# %% ../nbs/lib/04_simulator.ipynb #a9bf4f2b
+# %% ../nbs/lib/04_simulator.ipynb #291ba5cc
 def propensities(click_model: str, slate_size: int) -> Tensor:  # (slate_size,)
     "Probability that each position is examined."
     topdown = 0.85**torch.arange(slate_size).float()
     return topdown if click_model == 'tdPBM' else 0.5*(topdown + topdown.flip(0))
 
-# %% ../nbs/lib/04_simulator.ipynb #daa348bb
+# %% ../nbs/lib/04_simulator.ipynb #7ad68a39
 def too_uniform(topics: Tensor, threshold: int, num_topics: int) -> Tensor:  # (num_envs, slate_size) -> (num_envs,) bool
     "Whether some topic fills `threshold` slots or more."
     counts = torch.zeros(len(topics), num_topics, device=topics.device)
     return counts.scatter_add_(1, topics, torch.ones_like(topics, dtype=counts.dtype)).amax(1) >= threshold
 
-# %% ../nbs/lib/04_simulator.ipynb #49c0b8fb
+# %% ../nbs/lib/04_simulator.ipynb #aea2b999
 def normalise_users(users: Tensor, num_topics: int) -> Tensor: return users/topic_norms(users, num_topics).sum(-1, keepdim=True)
 
-# %% ../nbs/lib/04_simulator.ipynb #bfac2db5
+# %% ../nbs/lib/04_simulator.ipynb #c65b8d71
 _CHUNK = 32
 
 def _draw_chunk(env: EnvParams, seed: int, purpose: str, chunk: int) -> tuple[np.ndarray, ...]:
@@ -51,31 +51,33 @@ def _draw_chunk(env: EnvParams, seed: int, purpose: str, chunk: int) -> tuple[np
     weights = g.random((_CHUNK, env.num_topics, 1), dtype=np.float32)**3
     users = clipped_normals(g, _CHUNK, env.num_topics, env.topic_size)*weights/weights.sum(1, keepdims=True)
     return (users.reshape(_CHUNK, -1), g.random(_CHUNK, dtype=np.float32),
-            g.random((_CHUNK, env.episode_length + 1, env.slate_size), dtype=np.float32))
+            g.random((env.episode_length + 1, _CHUNK, env.slate_size), dtype=np.float32))
 
 def draw_episodes(env: EnvParams, seed: int, purpose: str, first: int, n: int) -> tuple[Tensor, ...]:
-    "Users (n, dim), uniforms for the short-term topic (n,), uniforms for clicks (n, episode_length+1, slate_size) of episodes first..first+n-1."
-    chunks = [_draw_chunk(env, seed, purpose, c) for c in range(first//_CHUNK, (first + n - 1)//_CHUNK + 1)]
-    start = first % _CHUNK
-    users, topic, clicks = (torch.from_numpy(np.concatenate(o)[start:start + n] if len(chunks) > 1 else o[0][start:start + n]) for o in zip(*chunks))
+    "Users (n, dim), uniforms for the short-term topic (n,), uniforms for clicks (episode_length+1, n, slate_size) of episodes first..first+n-1."
+    users, topic, clicks = zip(*(_draw_chunk(env, seed, purpose, c) for c in range(first//_CHUNK, (first + n - 1)//_CHUNK + 1)))
+    rows = slice(first % _CHUNK, first % _CHUNK + n)
+    users, topic, clicks = (torch.from_numpy(np.ascontiguousarray(o)) for o in
+                            (np.concatenate(users)[rows], np.concatenate(topic)[rows], np.concatenate(clicks, 1)[:, rows]))
     return normalise_users(users, env.num_topics), topic, clicks
 
-# %% ../nbs/lib/04_simulator.ipynb #70955344
+# %% ../nbs/lib/04_simulator.ipynb #fda69b96
 @dataclass
 class State:
     "Everything about `num_envs` users between two turns."
     t: int
     user: Tensor         # (num_envs, dim) topic norms sum to 1
     bored: Tensor        # (num_envs, num_topics) bool
-    timer: Tensor        # (num_envs, num_topics) turns of boredom left
+    release: Tensor      # (num_envs, num_topics) turn at which boredom ends
     log: Tensor          # (num_envs, maxlen) topics of the last clicks, a ring
+    position: Tensor     # (num_envs, maxlen) which click each of them was; -1: none yet
     tail: Tensor         # (num_envs,) clicks so far
     topic_head: Tensor   # (num_envs,) first click still in the topic queue
     turn_head: Tensor    # (num_envs,) first click still in the turn queue
     tails: deque         # `tail` after each of the last turns: tells which clicks have become too old
     short_term: Tensor   # (num_envs,) topic that short_term_boost applies to
 
-# %% ../nbs/lib/04_simulator.ipynb #d8688480
+# %% ../nbs/lib/04_simulator.ipynb #26f21cfb
 class Obs(NamedTuple):
     "What an agent sees."
     slate: Tensor   # (num_envs, slate_size) int64 item ids
@@ -88,14 +90,21 @@ class Turn(NamedTuple):
     truncated: Tensor  # (num_envs,) bool, True at the horizon
     info: AttrDict     # privileged: user, bored, scores
 
-# %% ../nbs/lib/04_simulator.ipynb #27d0ced9
+# %% ../nbs/lib/04_simulator.ipynb #1f666e28
 BORED_TURNS = 5  # the published code hard-codes it; boredom_moving_window is only about forgetting
 
-def _first_clicked(clicks: Tensor) -> Tensor:
-    "Slots in slate order, the clicked ones first."
-    return torch.sort(clicks, dim=1, descending=True, stable=True).indices
+class Clicks(NamedTuple):
+    "A turn's clicks as a list, environment by environment, in slate order."
+    env: Tensor     # (number of clicks,)
+    slot: Tensor
+    number: Tensor  # first, second, ... click of its environment
 
-# %% ../nbs/lib/04_simulator.ipynb #aa16b80a
+    @classmethod
+    def of(cls, clicked: Tensor) -> 'Clicks':  # (num_envs, slate_size) bool
+        env, slot = clicked.nonzero(as_tuple=True)
+        return cls(env, slot, clicked.cumsum(1)[env, slot])
+
+# %% ../nbs/lib/04_simulator.ipynb #c78cb9b6
 class TopicRec:
     "`num_envs` simulated users of one environment, played side by side."
     def __init__(self, env: EnvParams, items: Tensor, num_envs: int = 1, seed: int = 0, purpose: str = 'train', device='cpu'):
@@ -122,52 +131,61 @@ class TopicRec:
         else: items = item_table(env)
         return cls(env, items, num_envs, seed, purpose, device)
 
-# %% ../nbs/lib/04_simulator.ipynb #8d626685
+# %% ../nbs/lib/04_simulator.ipynb #a1a90208
 @patch
 def _start(self: TopicRec, user: Tensor, slate: Tensor, clicks: Tensor, topic_draw: Tensor) -> State:
     "State after the initial slate: its clicks are remembered, but earn no reward and move no user."
     n, k = len(user), self.env.num_topics
     zero = torch.zeros(n, dtype=torch.long, device=self.device)
-    s = State(t=0, user=user, bored=torch.zeros(n, k, dtype=torch.bool, device=self.device),
-              timer=torch.full((n, k), BORED_TURNS, device=self.device),
-              log=torch.zeros(n, self.env.recent_items_maxlen, dtype=torch.long, device=self.device),
+    size = n, self.env.recent_items_maxlen
+    s = State(t=0, user=user, bored=torch.zeros(n, k, dtype=torch.bool, device=self.device), release=torch.zeros(n, k, dtype=torch.int32, device=self.device),
+              log=torch.zeros(size, dtype=torch.long, device=self.device), position=torch.full(size, -1, device=self.device),
               tail=zero, topic_head=zero, turn_head=zero, tails=deque(maxlen=self.env.boredom_moving_window + 1), short_term=zero)
     topics, clicked = self.item_topic[slate], clicks > 0
-    self._remember(s, topics, clicked)
+    self._remember(s, topics, clicked, Clicks.of(clicked))
     s.turn_head = s.tail.clone()  # the initial clicks are not in the turn queue: the accident told above
     last = (clicked*torch.arange(1, clicked.shape[1] + 1, device=self.device)).amax(1)
     s.short_term = torch.where(last > 0, topics.gather(1, (last - 1).clamp(min=0)[:, None])[:, 0], (topic_draw*k).long())
     return s
 
 @patch
-def _remember(self: TopicRec, s: State, topics: Tensor, clicked: Tensor):
+def _remember(self: TopicRec, s: State, topics: Tensor, clicked: Tensor, clicks: Clicks):
     "Append the topics of clicked items, in slate order; the queues hold the newest `recent_items_maxlen`."
-    size = s.log.shape[1]
-    at = s.tail[:, None] + clicked.cumsum(1) - 1  # absolute position of each click in the log
-    s.tail = s.tail + clicked.sum(1)
-    keep = clicked & (at >= (s.tail - size)[:, None])
-    padded = torch.cat([s.log, s.log[:, :1]], 1)  # what is not clicked is written to a spare column
-    s.log = padded.scatter_(1, torch.where(keep, at % size, size), topics)[:, :size]
+    size, before = s.log.shape[1], s.tail
+    s.tail = before + clicked.sum(1)
+    if len(clicks.env):
+        at = before[clicks.env] + clicks.number - 1
+        kept = slice(None) if clicked.shape[1] <= size else at >= s.tail[clicks.env] - size  # else newer ones go to the same cells
+        env, slot, at = clicks.env[kept], clicks.slot[kept], at[kept]
+        s.log[env, at % size], s.position[env, at % size] = topics[env, slot], at
     s.topic_head = torch.maximum(s.topic_head, s.tail - size)
     s.turn_head = torch.maximum(s.turn_head, s.tail - size)
 
-# %% ../nbs/lib/04_simulator.ipynb #38c2833c
+# %% ../nbs/lib/04_simulator.ipynb #10d22776
+def best_items(scores: Tensor, k: int, chunk: int = 20) -> Tensor:  # (n, num_items) -> (n, k)
+    "Ids of the `k` largest scores of each row, the largest first."
+    n, items = scores.shape
+    if items % chunk or items//chunk <= k: return scores.topk(k, dim=1).indices
+    chunks = scores.view(n, -1, chunk)
+    best = chunks.amax(2).topk(k, dim=1).indices
+    candidates = chunks.gather(1, best[:, :, None].expand(-1, -1, chunk)).view(n, -1)
+    at = candidates.topk(k, dim=1).indices
+    return best.gather(1, at//chunk)*chunk + at % chunk
+
+# %% ../nbs/lib/04_simulator.ipynb #eb6e89a4
 @patch
 def _bore(self: TopicRec, s: State):
-    s.timer = s.timer - s.bored.long()
-    s.bored = s.bored & (s.timer > 0)
-    s.timer = torch.where(s.bored, s.timer, BORED_TURNS)
-    size = s.log.shape[1]
-    newest = (s.tail - 1)[:, None]
-    position = newest - (newest - torch.arange(size, device=self.device)) % size  # absolute position of each cell of the ring
-    counts = torch.zeros_like(s.timer).scatter_add_(1, s.log, (position >= s.topic_head[:, None]).long())
-    s.bored = s.bored | (counts >= self.env.boredom_threshold)
+    bored = s.release > s.t
+    counts = torch.zeros_like(s.release).scatter_add_(1, s.log, (s.position >= s.topic_head[:, None]).int())
+    often = counts >= self.env.boredom_threshold
+    s.release = torch.where(often & ~bored, s.t + BORED_TURNS, s.release)
+    s.bored = bored | often
 
-# %% ../nbs/lib/04_simulator.ipynb #527f14f2
+# %% ../nbs/lib/04_simulator.ipynb #a0a8ef42
 @patch
 def _effective_user(self: TopicRec, s: State) -> Tensor:
-    blocks = s.user.unflatten(1, (self.env.num_topics, -1))
-    user = blocks.masked_fill(s.bored[:, :, None], 0.)
+    user = s.user.unflatten(1, (self.env.num_topics, -1)).clone()
+    user[s.bored.nonzero(as_tuple=True)] = 0.
     if self.env.short_term_boost != 1:
         user[torch.arange(len(user), device=self.device), s.short_term] *= self.env.short_term_boost
     return user.flatten(1)
@@ -178,16 +196,17 @@ def _fill(self: TopicRec, slates: Tensor, user: Tensor) -> Tensor:
 
     Greedy in score order, so blind to the diversity penalty and to U-shaped examination; beside given items it can duplicate them."""
     if not (free := slates < 0).any(): return slates
-    return torch.where(free, (user @ self.items.T).topk(self.env.slate_size, dim=1).indices, slates)
+    return torch.where(free, best_items(user @ self.items.T, self.env.slate_size), slates)
 
-# %% ../nbs/lib/04_simulator.ipynb #f4931808
+# %% ../nbs/lib/04_simulator.ipynb #dfc3f700
 @patch
-def _drift(self: TopicRec, s: State, slates: Tensor, clicked: Tensor):
-    number, order = clicked.sum(1), _first_clicked(clicked)
-    for i in range(int(number.max())):
-        item = self.items[slates.gather(1, order[:, i:i + 1])[:, 0]]
-        moved = normalise_users(self.env.omega*s.user + (1 - self.env.omega)*item, self.env.num_topics)
-        s.user = torch.where((number > i)[:, None], moved, s.user)
+def _drift(self: TopicRec, s: State, slates: Tensor, clicked: Tensor, clicks: Clicks):
+    s.user = s.user.clone()  # what was returned of the turn before stays as it was
+    for i in range(1, int(clicks.number.max()) + 1 if len(clicks.env) else 1):
+        of = (clicks.number == i).nonzero()[:, 0]
+        env, slot = clicks.env[of], clicks.slot[of]
+        moved = self.env.omega*s.user[env] + (1 - self.env.omega)*self.items[slates[env, slot]]
+        s.user[env] = normalise_users(moved, self.env.num_topics)
     if self.env.short_term_boost != 1:
         last = (clicked*torch.arange(1, clicked.shape[1] + 1, device=self.device)).amax(1)
         tired = s.bored.gather(1, s.short_term[:, None])[:, 0] & (last > 0)
@@ -201,7 +220,7 @@ def _forget(self: TopicRec, s: State):
         s.turn_head, s.topic_head = s.turn_head + old, s.topic_head + old
     s.tails.append(s.tail)
 
-# %% ../nbs/lib/04_simulator.ipynb #ba938c18
+# %% ../nbs/lib/04_simulator.ipynb #2025a392
 @patch
 def _attraction(self: TopicRec, slates: Tensor, scores: Tensor) -> Tensor:
     attraction = relevance(scores, self.env.offset, self.env.slope)
@@ -210,7 +229,7 @@ def _attraction(self: TopicRec, slates: Tensor, scores: Tensor) -> Tensor:
     return torch.where(uniform[:, None], attraction/self.env.diversity_penalty, attraction)
 
 @patch
-def _scores(self: TopicRec, slates: Tensor, user: Tensor) -> Tensor: return (self.items[slates]*user[:, None]).sum(-1)/self.max_score
+def _scores(self: TopicRec, slates: Tensor, user: Tensor) -> Tensor: return torch.bmm(F.embedding(slates, self.items), user[:, :, None])[:, :, 0]/self.max_score
 
 @patch
 def _turn(self: TopicRec, s: State, slates: Tensor, uniforms: Tensor|None = None, clicks: Tensor|None = None) -> tuple[Obs, AttrDict]:
@@ -221,12 +240,13 @@ def _turn(self: TopicRec, s: State, slates: Tensor, uniforms: Tensor|None = None
     slates = self._fill(slates, user)
     scores, bored = self._scores(slates, user), s.bored
     clicked = uniforms < self._attraction(slates, scores)*self.examined if clicks is None else clicks > 0
-    self._remember(s, self.item_topic[slates], clicked)
+    order = Clicks.of(clicked)
+    self._remember(s, self.item_topic[slates], clicked, order)
     self._forget(s)
-    self._drift(s, slates, clicked)
+    self._drift(s, slates, clicked, order)
     return Obs(slates, clicked.long()), AttrDict(user=s.user, bored=bored, scores=scores)
 
-# %% ../nbs/lib/04_simulator.ipynb #a3fdaf76
+# %% ../nbs/lib/04_simulator.ipynb #2ac84819
 @patch
 def reset(self: TopicRec, first: int|None = None) -> Turn:
     "Begin `num_envs` episodes: those after the last ones, or from episode number `first` of the seed on."
@@ -235,7 +255,7 @@ def reset(self: TopicRec, first: int|None = None) -> Turn:
     user, topic_draw, self._uniforms = (o.to(self.device) for o in draw_episodes(self.env, self.seed, self.purpose, first, self.num_envs))
     slates = self.initial_slate.expand(self.num_envs, -1)
     scores = self._scores(slates, user)
-    clicks = (self._uniforms[:, 0] < self._attraction(slates, scores)*self.examined).long()
+    clicks = (self._uniforms[0] < self._attraction(slates, scores)*self.examined).long()
     self.state = self._start(user, slates, clicks, topic_draw)
     return Turn(Obs(slates, clicks), torch.zeros(self.num_envs, device=self.device), self._truncated(),
                 AttrDict(user=user, bored=self.state.bored, scores=scores))
@@ -245,7 +265,7 @@ def step(self: TopicRec, slates: Tensor) -> Turn:
     "Show `slates` (num_envs, slate_size); -1 in a slot leaves it to the short-term oracle."
     if self.state is None: raise SlateRLError("step before reset: call reset() first.")
     if self.state.t >= self.env.episode_length: raise SlateRLError(f"The episodes are over ({self.env.episode_length} turns): call reset().")
-    obs, info = self._turn(self.state, self._checked(slates), self._uniforms[:, self.state.t + 1])
+    obs, info = self._turn(self.state, self._checked(slates), self._uniforms[self.state.t + 1])
     return Turn(obs, obs.clicks.sum(1).float(), self._truncated(), info)
 
 @patch
@@ -263,7 +283,7 @@ def _checked(self: TopicRec, slates) -> Tensor:
         raise SlateRLError(f"Slates hold item ids from {low} to {high}; the catalogue has 0 to {self.env.num_items - 1} (and -1 for the oracle).")
     return slates.to(self.device, torch.long)
 
-# %% ../nbs/lib/04_simulator.ipynb #febbc4ed
+# %% ../nbs/lib/04_simulator.ipynb #fad0797b
 def replay(sim: TopicRec,
            user0, slate0, clicks0,  # (dim,), (slate_size,), (slate_size,), or with a leading batch axis
            slates, clicks,          # (T, slate_size) each, or with a leading batch axis
