@@ -205,9 +205,17 @@ def _run_line(nb) -> str:
                 if shown.get('scale') in ('quick', 'tiny') else ''
     return f'<dl class="run">{items}</dl>{rehearsal}'
 
-# %% ../nbs/lib/14_notebooks.ipynb #277dade0
+# %% ../nbs/lib/14_notebooks.ipynb #7a875998
 _MARKER = 'papermill-error-cell-tag'
 _FRONT_MATTER = re.compile(r'^-\s+\w+:.*\n?', re.MULTILINE)  # nbdev's settings, below the title
+
+def _printed_together(outputs: list) -> list:
+    "What a progress bar on stderr had cut into pieces, as one text again."
+    joined = []
+    for o in outputs:
+        if joined and o.output_type == joined[-1].output_type == 'stream': joined[-1].text += o.text
+        else: joined.append(o)
+    return joined
 
 def _for_reader(nb):
     "A copy of `nb` with what a reader of the report sees, and its title."
@@ -223,7 +231,7 @@ def _for_reader(nb):
             else: cells.append(cell)
         elif cell.cell_type == 'code':
             cell.source = ''
-            cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')]
+            cell.outputs = _printed_together([o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')])
             for o in cell.outputs:  # a picture is read aloud as the heading that it stands under
                 for kind in 'image/png', 'image/jpeg':
                     if kind in o.get('data', {}): o.metadata.setdefault(kind, {}).setdefault('alt', heading)
