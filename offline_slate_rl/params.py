@@ -4,33 +4,33 @@
 
 # %% auto #0
 __all__ = ['QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical', 'short_hash',
-           'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'TrainingParams', 'CollectionParams', 'Params', 'registry', 'env_params', 'seeds', 'agents', 'scales',
-           'load_params']
+           'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams', 'SACParams',
+           'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'registry', 'env_params', 'seeds',
+           'agents', 'scales', 'load_params']
 
-# %% ../nbs/lib/00_params.ipynb #0a61eb27
+# %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# %% ../nbs/lib/00_params.ipynb #4a29beb2
+# %% ../nbs/lib/00_params.ipynb #e7f86978
 class SlateRLError(Exception):
     "What was given, what was expected, and the command that mends it, in sentences."
     def _render_traceback_(self):  # IPython asks for this, so notebooks and reports show the sentence alone
         return [f"{type(self).__name__}: {self}"]
 
-# %% ../nbs/lib/00_params.ipynb #5ca790de
+# %% ../nbs/lib/00_params.ipynb #8cd93082
 def nearest(name: str, valid) -> str:
     "A hint after an unknown `name`: the closest valid one, or all of them."
     valid = [str(v) for v in valid]
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(sorted(valid))}."
 
-# %% ../nbs/lib/00_params.ipynb #185b450a
+# %% ../nbs/lib/00_params.ipynb #b801b2fe
 def repo_dir() -> Path:
     "The checkout that the package is installed from (editable): it holds `nbs/` and `params/`."
     return Path(importlib.util.find_spec('offline_slate_rl').origin).resolve().parent.parent
@@ -44,7 +44,7 @@ def outputs_dir(scale: str|None = None) -> Path:
     root = os.environ.get('SLATE_RL_OUTPUTS')
     return (Path(root).expanduser().resolve() if root else repo_dir()/'outputs')/(scale or default_scale())
 
-# %% ../nbs/lib/00_params.ipynb #42164c11
+# %% ../nbs/lib/00_params.ipynb #df1c19b3
 def canonical(x) -> str:
     "One JSON text for equal content, whatever the order of keys."
     return json.dumps(x, sort_keys=True, separators=(',', ':'), ensure_ascii=False)
@@ -53,11 +53,11 @@ def short_hash(x) -> str:
     "Eight hexadecimal digits that stand for the content of `x`."
     return hashlib.sha256(canonical(x).encode()).hexdigest()[:8]
 
-# %% ../nbs/lib/00_params.ipynb #47bf5648
+# %% ../nbs/lib/00_params.ipynb #04bfdf3e
 class Strict(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
 
-# %% ../nbs/lib/00_params.ipynb #8b2fdf89
+# %% ../nbs/lib/00_params.ipynb #8d920ef2
 class EnvParams(Strict):
     "A simulated world; see nbs/lib/04_simulator.ipynb for what each value does."
     name: str
@@ -89,7 +89,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #7dec6cf4
+# %% ../nbs/lib/00_params.ipynb #218dc59e
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -106,11 +106,19 @@ class BeliefParams(Strict):
     state_dim: int; item_embedding_dim: int
 
 class AgentParams(Strict):
-    algorithm: Literal['SAC']; ranker: Literal['GeMS']
-    num_envs: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int
-    q_lr: float; pi_lr: float; tau: float; target_update_frequency: int
-    automatic_entropy: bool; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+    "What every agent has; `algorithm` tells which it is."
+    ranker: Literal['GeMS']
+    num_envs: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int; pi_lr: float
     belief: BeliefParams
+
+class SACParams(AgentParams):
+    algorithm: Literal['SAC']
+    q_lr: float; tau: float; target_update_frequency: int
+    automatic_entropy: bool; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+
+class ReinforceParams(AgentParams):
+    algorithm: Literal['REINFORCE']
+    std: float
 
 class TrainingParams(Strict):
     max_steps: int; target_step: int; save_every_n_steps: int; check_val_every_n_steps: int; val_episodes: int; test_episodes: int
@@ -119,12 +127,12 @@ class TrainingParams(Strict):
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
 
-# %% ../nbs/lib/00_params.ipynb #4b3a0f3e
+# %% ../nbs/lib/00_params.ipynb #69ea41fb
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files, for names and for the record."
     agent_name: str; scale: str; seed: int
     env: EnvParams; logged: LoggedParams; mf: MFParams; gems: GeMSParams
-    agent: AgentParams; training: TrainingParams; collection: CollectionParams
+    agent: Annotated[SACParams|ReinforceParams, Field(discriminator='algorithm')]; training: TrainingParams; collection: CollectionParams
     overrides: dict[str, Any] = {}
 
     @property
@@ -146,7 +154,7 @@ class Params(Strict):
         args = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return args + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../nbs/lib/00_params.ipynb #dbc3e443
+# %% ../nbs/lib/00_params.ipynb #d3175006
 @lru_cache
 def _read(name: str) -> dict:
     path = repo_dir()/'params'/name
@@ -159,14 +167,17 @@ def _validated(model: type[Strict], values: dict, source: str):
     except ValidationError as e:
         err = e.errors()[0]
         *parents, key = [str(o) for o in err['loc']]
-        where, dotted = model, '.'.join([*parents, key])
-        for o in parents: where = where.model_fields[o].annotation
+        where, path = model, []
+        for o in parents:
+            if tagged := [m for m in get_args(where) if o in get_args(m.model_fields['algorithm'].annotation)]: where = tagged[0]  # no key of its own
+            else: where = where.model_fields[o].annotation; path.append(o)
+        dotted = '.'.join([*path, key])
         if err['type'] == 'extra_forbidden':
             raise SlateRLError(f"{source}: unknown key '{dotted}'. {nearest(key, where.model_fields)}") from None
         if err['type'] == 'missing': raise SlateRLError(f"{source}: the key '{dotted}' is missing.") from None
         raise SlateRLError(f"{source}: '{dotted}' is {err['input']!r}. {err['msg']}.") from None
 
-# %% ../nbs/lib/00_params.ipynb #1e0784d6
+# %% ../nbs/lib/00_params.ipynb #f638d6e9
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
@@ -178,7 +189,7 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #8f890732
+# %% ../nbs/lib/00_params.ipynb #aba2e9d5
 QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
@@ -204,7 +215,7 @@ def _overrides(overrides) -> dict:
     if isinstance(overrides, dict): return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #1329af39
+# %% ../nbs/lib/00_params.ipynb #7c2b2119
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVAL_BLOCK', 'Replay', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'checkpoints', 'find_checkpoint',
-           'target_name', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
+           'target_name', 'make_agent', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
 
-# %% ../nbs/lib/11_training.ipynb #66999b2f
+# %% ../nbs/lib/11_training.ipynb #e672375a
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .actor import LatentAgent, LatentPolicy
 from .embeddings import item_table
 from .episodes import USERS_SEED, Episodes, Policy, id_dtype, measures, rollout
 from .gems import GeMS, RandomLatents, find_gems, load_gems, quiet_trainer
 from .params import EnvParams, Params, SlateRLError
-from .sac import SACAgent, SACPolicy
+from .reinforce import ReinforceAgent
+from .sac import SACAgent
 from .simulator import TopicRec
 from .store import (FORMAT, Artifact, append_rows, artifacts, find_artifact, load_artifact, load_tensors, manifest_path,
                                     matching, one_thread, provenance, save_artifact, save_tensors, stage_log, write_text)
 from .streams import torch_seed, torch_seeded
 
-# %% ../nbs/lib/11_training.ipynb #eabea61f
+# %% ../nbs/lib/11_training.ipynb #ca595c7d
 class Replay:
     "The last `capacity` episodes."
     def __init__(self, env: EnvParams, action_dim: int, capacity: int):
@@ -61,7 +63,7 @@ class Replay:
         self.stored = state['stored']
         for k in ('slates', 'clicks', 'latents'): getattr(self, k)[:len(self)] = state[k]
 
-# %% ../nbs/lib/11_training.ipynb #e463831f
+# %% ../nbs/lib/11_training.ipynb #082e1b38
 def run_recipe(params: Params, gems: Artifact) -> dict:
     return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed, privileged=gems.recipe['privileged'],
                 inputs=dict(gems=gems.sha256))
@@ -89,20 +91,25 @@ def find_checkpoint(params: Params, name: str) -> Artifact:
 
 def target_name(params: Params) -> str: return f'step{params.training.target_step}'
 
-# %% ../nbs/lib/11_training.ipynb #9032c1bf
-def load_policy(checkpoint: Artifact) -> SACPolicy:
+# %% ../nbs/lib/11_training.ipynb #885298c6
+def make_agent(params: Params, ranker: GeMS) -> LatentAgent:
+    "An untrained agent of the algorithm that the parameters name."
+    return {'SAC': SACAgent, 'REINFORCE': ReinforceAgent}[params.agent.algorithm](params.env, params.agent, ranker)
+
+# %% ../nbs/lib/11_training.ipynb #f65a9949
+def load_policy(checkpoint: Artifact) -> LatentPolicy:
     "The agent of a checkpoint, ready to play; everything it needs is in the file."
     content = load_tensors(checkpoint.path)
     params = Params(**content['params'])
     ranker = GeMS(params.env, params.gems)
     ranker.centre.zero_(); ranker.scale.fill_(1)  # place holders: the checkpoint's own replace them, and strict loading makes sure of it
-    agent = SACAgent(params.env, params.agent, ranker)
+    agent = make_agent(params, ranker)
     try: agent.load_state_dict(content['state_dict'])
     except RuntimeError as e: raise SlateRLError(f"{checkpoint.path} does not fit its own parameters: {e}") from None
     if not (torch.isfinite(agent.scale).all() and torch.isfinite(agent.centre).all()): raise SlateRLError(f"{checkpoint.path} has no action bounds.")
-    return SACPolicy(agent.requires_grad_(False).eval(), params.agent_name)
+    return LatentPolicy(agent.requires_grad_(False).eval(), params.agent_name)
 
-# %% ../nbs/lib/11_training.ipynb #1e87088d
+# %% ../nbs/lib/11_training.ipynb #f146e00c
 EVAL_BLOCK = 100
 
 def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle: bool = False, deterministic: bool = True) -> tuple[Episodes, dict]:
@@ -111,10 +118,10 @@ def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle
     e = rollout(sim, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
     return e, measures(e, sim)
 
-# %% ../nbs/lib/11_training.ipynb #fe0a2b04
+# %% ../nbs/lib/11_training.ipynb #0c624934
 class OnlineTraining(pl.LightningModule):
     "Trains `agent` online, step by step."
-    def __init__(self, params: Params, agent: SACAgent):
+    def __init__(self, params: Params, agent: LatentAgent):
         super().__init__()
         self.automatic_optimization = False  # three optimisers, in an order of their own
         self.params, self.agent = params, agent
@@ -132,7 +139,7 @@ class OnlineTraining(pl.LightningModule):
     def training_step(self, batch, i):
         p = self.params.agent
         if self.steps % p.num_envs == 0:
-            policy = RandomLatents(self.agent.ranker) if self.steps < p.random_steps else SACPolicy(self.agent)
+            policy = RandomLatents(self.agent.ranker) if self.steps < p.random_steps else LatentPolicy(self.agent)
             played = rollout(self.sim, policy, p.num_envs, self.params.seed, 'train', self.steps//p.num_envs)
             self.replay.add(played)
             self.returns = played.returns.tolist()
@@ -153,7 +160,7 @@ class OnlineTraining(pl.LightningModule):
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.optimizers(use_pl_optimizer=False), state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #d516f20e
+# %% ../nbs/lib/11_training.ipynb #db36a3b3
 class Keeper(pl.Callback):
     "Validates, saves and tells."
     def __init__(self, params: Params, recipe: dict, say):
@@ -174,7 +181,7 @@ class Keeper(pl.Callback):
         self.saved = time.time()
 
     def validate(self, loop: OnlineTraining) -> dict:
-        _, m = evaluate(SACPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
+        _, m = evaluate(LatentPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
         row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps, val_reward=m['return_mean'], val_ci95=m['return_ci95'],
                    train_reward=sum(self.recent)/len(self.recent) if self.recent else None, distinct_slates=m['distinct_slates'], episodes=m['episodes'],
                    **{k: float(v) for k, v in loop.last.items()})
@@ -212,7 +219,7 @@ class Keeper(pl.Callback):
         bound = self.params.env.slate_size/(1 - self.params.env.gamma)
         for k, v in loop.last.items():
             if not math.isfinite(v): raise SlateRLError(f"{k} is {float(v)} after {loop.updates} updates. The last good checkpoint is kept; a smaller agent.q_lr or agent.pi_lr may help.")
-        if loop.last and abs(float(loop.last['q'])) > 3*bound:
+        if loop.last and abs(float(loop.last.get('q', 0))) > 3*bound:
             raise SlateRLError(f"The mean Q is {float(loop.last['q']):.0f} after {loop.updates} updates, where {bound:.0f} is the largest possible return: learning diverges. "
                                "The last good checkpoint is kept; a smaller agent.q_lr may help.")
 
@@ -232,7 +239,7 @@ class Keeper(pl.Callback):
     def on_train_end(self, trainer, loop): self.bar.close()
     def on_exception(self, *_): self.bar.close()
 
-# %% ../nbs/lib/11_training.ipynb #a4d189fe
+# %% ../nbs/lib/11_training.ipynb #b7a4912a
 @dataclass
 class Run:
     "A finished training."
@@ -261,7 +268,7 @@ def train(params: Params, force: bool = False) -> Run:
 
 def _fit(params: Params, gems: Artifact, recipe: dict, resume: dict|None, say):
     ranker, _ = load_gems(gems, params.env)
-    with torch_seeded(params.seed, 'train/init'): agent = SACAgent(params.env, params.agent, ranker)
+    with torch_seeded(params.seed, 'train/init'): agent = make_agent(params, ranker)
     say(f"Action bounds: centre {agent.centre.min():.3f} to {agent.centre.max():.3f}, scale {agent.scale.min():.3f} to {agent.scale.max():.3f}")
     if resume: agent.load_state_dict(resume['state_dict'])
     loop, keeper = OnlineTraining(params, agent), Keeper(params, recipe, say)
