@@ -61,9 +61,10 @@ class Strict(BaseModel):
 class EnvParams(Strict):
     "A simulated world; see nbs/lib/04_simulator.ipynb for what each value does."
     name: str
-    click_model: Literal['tdPBM', 'mixPBM']
+    click_model: Literal['tdPBM', 'mixPBM']; propensities: list[list[float]]|None
     num_items: int; slate_size: int; num_topics: int; topic_size: int; episode_length: int
-    offset: float; slope: float; omega: float; short_term_boost: float
+    offset: float; slope: float; rel_threshold: float|None; click_only_once: bool
+    omega: float; short_term_boost: float
     boredom_threshold: int; recent_items_maxlen: int; boredom_moving_window: int
     diversity_threshold: int; diversity_penalty: float
     gamma: float

@@ -118,7 +118,7 @@ def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle
     e = rollout(sim, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
     return e, measures(e, sim)
 
-# %% ../nbs/lib/11_training.ipynb #0c624934
+# %% ../nbs/lib/11_training.ipynb #b24063df
 class OnlineTraining(pl.LightningModule):
     "Trains `agent` online, step by step."
     def __init__(self, params: Params, agent: LatentAgent):
@@ -134,6 +134,12 @@ class OnlineTraining(pl.LightningModule):
     def configure_optimizers(self): return self.agent.optimizers()
 
     @property
+    def adams(self) -> list[torch.optim.Optimizer]:
+        "The agent's optimisers; Lightning gives one alone without its list."
+        o = self.optimizers(use_pl_optimizer=False)
+        return o if isinstance(o, list) else [o]
+
+    @property
     def env_steps(self) -> int: return self.steps*self.params.env.episode_length
 
     def training_step(self, batch, i):
@@ -145,20 +151,20 @@ class OnlineTraining(pl.LightningModule):
             self.returns = played.returns.tolist()
         if self.steps >= p.random_steps:
             batch = self.replay.sample(p.batch_size, self.draws)
-            self.last = self.agent.update(self.optimizers(use_pl_optimizer=False), *batch, self.updates, self.noise)
+            self.last = self.agent.update(self.adams, *batch, self.updates, self.noise)
             self.updates += 1
         self.steps += 1
 
     def state(self) -> dict:
         "All that a run needs to go on as if nothing had happened."
         return dict(steps=self.steps, updates=self.updates, returns=self.returns, replay=self.replay.state(), draws=self.draws.get_state(),
-                    noise=self.noise.get_state(), optimizers=[o.state_dict() for o in self.optimizers(use_pl_optimizer=False)])
+                    noise=self.noise.get_state(), optimizers=[o.state_dict() for o in self.adams])
 
     def restore(self, state: dict):
         self.steps, self.updates, self.returns = state['steps'], state['updates'], state['returns']
         self.replay.load(state['replay'])
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
-        for o, s in zip(self.optimizers(use_pl_optimizer=False), state['optimizers']): o.load_state_dict(s)
+        for o, s in zip(self.adams, state['optimizers']): o.load_state_dict(s)
 
 # %% ../nbs/lib/11_training.ipynb #db36a3b3
 class Keeper(pl.Callback):
