@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIVILEGED', 'write_dataset', 'Dataset', 'collect', 'logged_recipe', 'pretrain_command', 'log_trajectories']
 
-# %% ../nbs/lib/06_datasets.ipynb #8c0f8946
+# %% ../nbs/lib/06_datasets.ipynb #7fb08458
 import json, multiprocessing, os, shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -22,7 +22,7 @@ from .simulator import TopicRec
 from .store import (Artifact, atomic, load_artifact, load_tensors, made_or_reused, one_thread, provenance, save_artifact,
                                     save_tensors, stage_log, write_text)
 
-# %% ../nbs/lib/06_datasets.ipynb #669c1006
+# %% ../nbs/lib/06_datasets.ipynb #7edb2faa
 PRIVILEGED = "What only the simulator knows. An honest learner must not use it."
 
 def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=None):
@@ -53,7 +53,7 @@ def write_dataset(path: Path, blocks, episodes: int, attributes: dict, progress=
         if 'oracle' in f: f['oracle'].attrs['about'] = PRIVILEGED
     assert done == episodes, (done, episodes)
 
-# %% ../nbs/lib/06_datasets.ipynb #1de9ae93
+# %% ../nbs/lib/06_datasets.ipynb #d35ed6aa
 class Dataset:
     "An offline dataset on disk."
     def __init__(self, artifact: Artifact): self.artifact, self.path, self.recipe = artifact, artifact.path, artifact.recipe
@@ -88,7 +88,7 @@ class Dataset:
                 e.bored, e.scores = turns('oracle/bored'), turns('oracle/scores')
         return e
 
-# %% ../nbs/lib/06_datasets.ipynb #93fcfb90
+# %% ../nbs/lib/06_datasets.ipynb #d04fae21
 _worker = {}
 
 def _start_worker(env: EnvParams, block_size: int, make_policy: Callable[[], Policy]):
@@ -101,7 +101,7 @@ def _play_block(folder: Path, block: int, seed: int, purpose: str, deterministic
     with atomic(folder/f'{block:06d}.pt') as t: save_tensors(dict(e.items()), t)
     return block
 
-# %% ../nbs/lib/06_datasets.ipynb #b79c345c
+# %% ../nbs/lib/06_datasets.ipynb #0a5123e5
 def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int, purpose: str, kind: str,
             recipe: dict, told: dict, block_size: int = 100, workers: int = 1, deterministic: bool = False, oracle: bool = False, attributes: dict = {}) -> Artifact:
     "Collect a dataset to `path`, going on where an interrupted collection of the same recipe stopped."
@@ -111,7 +111,7 @@ def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_t
         shutil.rmtree(folder, ignore_errors=True)
         write_text(folder/'recipe.json', json.dumps(recipe))
     missing = [b for b in numbers if not (folder/f'{b:06d}.pt').is_file()]
-    workers = min(workers or os.cpu_count(), len(missing))
+    workers = min(workers or min(os.cpu_count(), 1 + len(missing)*block_size//1000), len(missing))  # a process costs seconds to start
     play = partial(_play_block, folder, seed=seed, purpose=purpose, deterministic=deterministic, oracle=oracle)
     with tqdm(total=len(numbers)*block_size, initial=(len(numbers) - len(missing))*block_size, unit='episode', desc=f'Collecting {path.stem}', mininterval=1) as bar:
         if workers > 1:
@@ -130,7 +130,7 @@ def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_t
     shutil.rmtree(folder)
     return artifact
 
-# %% ../nbs/lib/06_datasets.ipynb #48d30d92
+# %% ../nbs/lib/06_datasets.ipynb #140b0341
 def logged_recipe(params: Params) -> dict:
     return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', **params.logged.model_dump(), block_size=params.collection.block_size)
 

@@ -57,7 +57,7 @@ def short_hash(x) -> str:
 class Strict(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
 
-# %% ../nbs/lib/00_params.ipynb #8d920ef2
+# %% ../nbs/lib/00_params.ipynb #8f2846c4
 class EnvParams(Strict):
     "A simulated world; see nbs/lib/04_simulator.ipynb for what each value does."
     name: str
@@ -190,7 +190,7 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #aba2e9d5
+# %% ../nbs/lib/00_params.ipynb #b70e1ebf
 QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
@@ -200,14 +200,14 @@ def seeds() -> list[int]:
 def agents() -> list[str]: return sorted(o.stem for o in (repo_dir()/'params'/'agents').glob('*.yaml'))
 def scales() -> list[str]: return list(_read('scales.yaml'))
 
-def _set(values: dict, key: str, value, source: str):
-    "Set the dotted `key`, which must exist."
+def _set(values: dict, key: str, value, source: str, shrink: bool = False):
+    "Set the dotted `key`, which must exist; with `shrink` never to more than it was."
     d = values
     for i, part in enumerate(parts := key.split('.')):
         if not isinstance(d, dict) or part not in d:
             known = ['.'.join([*parts[:i], o]) for o in d] if isinstance(d, dict) else []
             raise SlateRLError(f"{source}: unknown key '{key}'. {nearest(key, known)}")
-        if i == len(parts) - 1: d[part] = value
+        if i == len(parts) - 1: d[part] = min(value, d[part]) if shrink else value
         d = d[part]
 
 def _overrides(overrides) -> dict:
@@ -216,7 +216,7 @@ def _overrides(overrides) -> dict:
     if isinstance(overrides, dict): return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #7c2b2119
+# %% ../nbs/lib/00_params.ipynb #30d095f7
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed
@@ -228,7 +228,7 @@ def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale:
     values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': _read(f'agents/{agent}.yaml')}))
     top = {'agent_name': agent, 'scale': scale, 'seed': seed}
     _validated(Params, {**values, **top}, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
-    for key, value in _read('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}')
+    for key, value in _read('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     base = _validated(Params, {**values, **top}, f'params/scales.yaml, {scale}')
     for key, value in (overrides := _overrides(overrides)).items(): _set(values, key, value, 'overrides')
     if not overrides: return base

@@ -352,7 +352,7 @@ def _checked(self: TopicRec, slates) -> Tensor:
 def replay(sim: TopicRec,
            user0, slate0, clicks0,  # (dim,), (slate_size,), (slate_size,), or with a leading batch axis
            slates, clicks,          # (T, slate_size) each, or with a leading batch axis
-          ) -> AttrDict:            # bored (T, num_topics) bool, scores (T, slate_size), user (T, dim)
+          ) -> AttrDict:            # bored (T, num_topics) bool, scores (T, slate_size), user (T, dim), slate (T, slate_size)
     "The hidden state along a recorded trajectory: after each turn the flags and scores it was played with, and the user it left."
     def batched(x, dims, dtype):
         x = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x, device=sim.device).to(dtype)
@@ -361,6 +361,7 @@ def replay(sim: TopicRec,
     user, slate0, clicks0 = batched(user0, 1, torch.float), batched(slate0, 1, torch.long), batched(clicks0, 1, torch.long)
     slates, clicks = batched(slates, 2, torch.long), batched(clicks, 2, torch.long)
     s = sim._start(user, slate0, clicks0, torch.zeros(len(user), device=sim.device))
-    infos = [sim._turn(s, slates[:, t], clicks=clicks[:, t])[1] for t in range(slates.shape[1])]
-    out = AttrDict({k: torch.stack([o[k] for o in infos], 1) for k in ('bored', 'scores', 'user')})
+    turns = [sim._turn(s, slates[:, t], clicks=clicks[:, t]) for t in range(slates.shape[1])]
+    out = AttrDict({k: torch.stack([info[k] for _, info in turns], 1) for k in ('bored', 'scores', 'user')},
+                   slate=torch.stack([obs.slate for obs, _ in turns], 1))
     return AttrDict({k: v[0] for k, v in out.items()}) if single else out
