@@ -7,7 +7,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_lat
            'collect_dataset', 'collection_params', 'newest_dataset', 'datasets_of', 'Check', 'verify',
            'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #49318167
+# %% ../nbs/lib/13_collect.ipynb #b42d2b15
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,12 +28,12 @@ from .store import (Artifact, append_rows, artifacts, differences, load_artifact
                                     stage_log, write_text)
 from .training import load_policy
 
-# %% ../nbs/lib/13_collect.ipynb #b5f173e8
+# %% ../nbs/lib/13_collect.ipynb #da85e411
 def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(path, 'checkpoint'))
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #fd9f189a
+# %% ../nbs/lib/13_collect.ipynb #c0ffc82e
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str) -> str: return f'papermill nbs/30_collect.ipynb {params.arguments()} -p quality {quality}'
@@ -81,7 +81,7 @@ def collect_dataset(params: Params, quality: str,
                    attributes=dict(env=env.label, quality=quality))
     with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say)
 
-# %% ../nbs/lib/13_collect.ipynb #8afe127e
+# %% ../nbs/lib/13_collect.ipynb #8a07a2f0
 def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
     "`params` with the collection's own settings changed: 0 and -1 leave a number as it is."
     changed = dict(params.overrides)
@@ -100,7 +100,7 @@ def datasets_of(params: Params, quality: str) -> list[Artifact]:
     "Datasets of a quality in this environment, the newest last."
     return [a for a in artifacts(dataset_folder(params, quality), 'dataset') if a.recipe['env'] == params.env.recipe()]
 
-# %% ../nbs/lib/13_collect.ipynb #cc2f819c
+# %% ../nbs/lib/13_collect.ipynb #9f7a9dae
 @dataclass
 class Check:
     "One thing that must hold of a dataset."
@@ -158,7 +158,7 @@ def replayed_blocks(episodes: int, block_size: int, sample: int) -> list[int]:
     "First, last and evenly spaced blocks."
     return sorted({int(o) for o in np.linspace(0, -(-episodes//block_size) - 1, sample)})
 
-# %% ../nbs/lib/13_collect.ipynb #8b38d2ad
+# %% ../nbs/lib/13_collect.ipynb #c52d606a
 def _block(d: Dataset, r: dict, b: int):
     n = min(r['block_size'], r['num_trajectories'] - b*r['block_size'])
     return n, d.episodes(b*r['block_size'], n)
@@ -208,7 +208,7 @@ def _leak(agent, e) -> Check:
     off = float((agent.actor_belief(slates, clicks).detach()[:, :t + 1] - e.beliefs[:, :t + 1]).abs().max())
     return Check('no state knows its own action', off < 1e-4, '' if off < 1e-4 else f'beliefs move by {off:.2g} with what comes later')
 
-# %% ../nbs/lib/13_collect.ipynb #a792741b
+# %% ../nbs/lib/13_collect.ipynb #7cea2d28
 def dataset_measures(d: Dataset, params: Params) -> dict:
     "Return per episode and reward per turn, score, diversity, coverage; beside random slates."
     sim = TopicRec(params.env, item_table(params.env), d.recipe['block_size'])
@@ -226,7 +226,7 @@ def verify_dataset(path: Path, params: Params) -> tuple[list[Check], dict]:
     command = f'papermill nbs/40_verify.ipynb {params.arguments()} -p dataset {path}'
     with stage_log(params.outputs, params.env.label, '40_verify', command) as say:
         checks, m = verify(path, params)
-        for o in checks: say(f"{'passed' if o.passed else 'FAILED'}: {o.name}{': ' if o.detail else ''}{o.detail}")
+        for o in checks: say(f"{'passed' if o.passed else 'FAILED'}: {o.name}{': ' if o.detail else ''}{o.detail}", quiet=True)
         record = dict(sha256=sha256_file(path) if path.is_file() else None, when=datetime.now(timezone.utc).isoformat(timespec='seconds'),
                       checks=[asdict(o) for o in checks], measures=m)
         if path.is_file(): write_text(record_path(path), json.dumps(record, indent=1))
@@ -242,7 +242,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #73b7e0cd
+# %% ../nbs/lib/13_collect.ipynb #213db2ed
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []

@@ -7,7 +7,7 @@ __all__ = ['CHAIN', 'plot_pretraining', 'plot_mf', 'plot_bounds', 'decoded_slate
            'checkpoint_table', 'inspection_table', 'reaction_table', 'plot_returns', 'plot_over_time', 'plot_episode',
            'plot_dataset', 'check_table', 'measure_table', 'plot_chain']
 
-# %% ../nbs/lib/15_report.ipynb #5ab101b7
+# %% ../nbs/lib/15_report.ipynb #2089f696
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 
@@ -19,13 +19,13 @@ from .inspection import Inspection
 from .params import EnvParams
 from .training import Run
 
-# %% ../nbs/lib/15_report.ipynb #421ba75d
+# %% ../nbs/lib/15_report.ipynb #546bb623
 def _axes(columns: int = 1, height: float = 2.8, width: float = 9.) -> tuple[Figure, np.ndarray]:
     fig, axes = plt.subplots(1, columns, figsize=(width, height), layout='constrained', squeeze=False)
     for ax in axes[0]: ax.spines[['top', 'right']].set_visible(False)
     return fig, axes[0]
 
-# %% ../nbs/lib/15_report.ipynb #a13c568c
+# %% ../nbs/lib/15_report.ipynb #d3b42510
 def plot_pretraining(history: list[dict]) -> Figure:
     "Losses per epoch; items reconstructed per slot; how much each latent dimension carries."
     fig, (a, b, c) = _axes(3)
@@ -65,7 +65,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         out[f'decoded {i + 1}'] = [f'{int(b)}{" =" if a == b else ""}' for a, b in zip(slates[i], decoded[i])]
     return pd.DataFrame(out, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../nbs/lib/15_report.ipynb #78031b4f
+# %% ../nbs/lib/15_report.ipynb #eb4c9ed5
 def plot_training(history: pd.DataFrame, target_step: int) -> Figure:
     "Returns over steps, and what the learner says of itself."
     fig, (a, b, c) = _axes(3)
@@ -90,7 +90,7 @@ def checkpoint_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame([dict(checkpoint=k, steps=a.provenance['steps'], updates=a.provenance['updates'], kB=round(a.path.stat().st_size/1024), sha256=a.sha256[:12],
                               file=a.path.name) for k, a in run.checkpoints.items()]).set_index('checkpoint')
 
-# %% ../nbs/lib/15_report.ipynb #fe4529a2
+# %% ../nbs/lib/15_report.ipynb #040e7dec
 def inspection_table(i: Inspection) -> pd.DataFrame:
     t = i.table.copy()
     t['score'] = ['' if o is None or pd.isna(o) else f'{o:.1f}' for o in t.score]
@@ -140,11 +140,13 @@ def plot_episode(e: Episodes, env: EnvParams, which: int = 0) -> Figure:
     axes[2].bar(range(1, len(shown) + 1), e.rewards[which], width=1); axes[2].set(xlabel='turn', ylabel='clicks')
     return fig
 
-# %% ../nbs/lib/15_report.ipynb #4cc6f18b
+# %% ../nbs/lib/15_report.ipynb #15dec441
 def plot_dataset(e: Episodes, random_return: float|None = None) -> Figure:
     "Distribution of returns, clicks over time, clicks per position."
     fig, (a, b, c) = _axes(3)
-    a.hist(e.returns.numpy(), bins=30); a.axvline(float(e.returns.mean()), color='k', label='mean')
+    returns = e.returns.numpy()
+    width = max(1, round(float(np.ptp(returns))/25))  # whole clicks, or bars would hold unequal numbers of values
+    a.hist(returns, bins=np.arange(returns.min() - .5, returns.max() + width, width)); a.axvline(float(e.returns.mean()), color='k', label='mean')
     if random_return is not None: a.axvline(random_return, color='C1', ls='--', label='random slates')
     a.set(xlabel='return of an episode', ylabel='episodes'); a.legend(frameon=False, fontsize=8)
     b.plot(range(1, e.rewards.shape[1] + 1), e.rewards.mean(0)); b.set(xlabel='turn', ylabel='clicks on the slate', ylim=(0, None))
@@ -159,7 +161,7 @@ def measure_table(m: dict) -> pd.DataFrame:
     rows = {w: [m[f'{k}_{s}'] for s in ('mean', 'std', 'min', 'max')] for w, k in (('clicks a turn', 'reward'), ('return of an episode', 'return'))}
     return pd.DataFrame(rows, index=['mean', 'std', 'min', 'max']).T
 
-# %% ../nbs/lib/15_report.ipynb #e5cca607
+# %% ../nbs/lib/15_report.ipynb #22d6947c
 CHAIN = [('10_pretrain', 'logged trajectories\nitem embeddings\nGeMS slate VAE'), ('20_train', 'online agent:\nbest, step N, last\ncheckpoints'),
          ('25_inspect', 'step N beside random,\noracle, best, itself\nfrozen: a verdict'), ('a person', 'approves the\ncheckpoint,\nby its sha256'),
          ('30_collect', 'random, medium,\nexpert datasets\nin HDF5'), ('40_verify', 'replayed click\nfor click; quality;\ndataset card')]
