@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_latents', 'collect_command', 'dataset_folder',
-           'collect_dataset', 'collection_params', 'newest_dataset', 'datasets_of', 'Check', 'verify',
+           'collect_dataset', 'collection_params', 'newest_dataset', 'load_dataset', 'datasets_of', 'Check', 'verify',
            'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
 
 # %% ../nbs/lib/13_collect.ipynb #b42d2b15
@@ -81,7 +81,7 @@ def collect_dataset(params: Params, quality: str,
                    attributes=dict(env=env.label, quality=quality))
     with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say)
 
-# %% ../nbs/lib/13_collect.ipynb #8a07a2f0
+# %% ../nbs/lib/13_collect.ipynb #3c1f613a
 def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
     "`params` with the collection's own settings changed: 0 and -1 leave a number as it is."
     changed = dict(params.overrides)
@@ -95,6 +95,10 @@ def newest_dataset(params: Params, quality: str) -> Path:
     found = datasets_of(params, quality)
     if not found: raise SlateRLError(f"No {quality} dataset of {params.env.label} in {dataset_folder(params, quality)}. Collect it: {collect_command(params, quality)}")
     return found[-1].path
+
+def load_dataset(env: str, quality: str, scale: str = '', **more) -> Dataset:
+    "The newest dataset of a quality, its bytes checked; `more` as in `load_params`."
+    return Dataset(load_artifact(newest_dataset(load_params(env, scale=scale, **more), quality), 'dataset'))
 
 def datasets_of(params: Params, quality: str) -> list[Artifact]:
     "Datasets of a quality in this environment, the newest last."
@@ -242,7 +246,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #213db2ed
+# %% ../nbs/lib/13_collect.ipynb #3a00ccc9
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []
@@ -256,7 +260,7 @@ def write_card(folder: Path) -> Path:
                      f"{m['random_return']:.1f}" if m else '', f"{m['topics_per_slate']:.2f}" if m else '', f"{m['catalogue_coverage']:.0%}" if m else '',
                      'not verified' if not m else 'FAILED: ' + ', '.join(failed) if failed else f"{len(record['checks'])} of {len(record['checks'])}"])
         details.append(_card_entry(a))
-    text = CARD.format(quality=folder.name, table=_table(['environment', 'episodes', 'return mean / std / min / max', 'clicks a turn mean / std / min / max', 'score', 'random slates',
+    text = CARD.format(quality=folder.name, scale=folder.parent.parent.name, table=_table(['environment', 'episodes', 'return mean / std / min / max', 'clicks a turn mean / std / min / max', 'score', 'random slates',
                        'topics a slate', 'coverage', 'checks'], rows), details='\n'.join(details))
     write_text(folder/'README.md', text)
     return folder/'README.md'
@@ -293,11 +297,10 @@ Random slates were played to the same users.
 ## How to load
 
 ```python
-from offline_slate_rl.store import load_artifact
-from offline_slate_rl.datasets import Dataset
-d = Dataset(load_artifact(path))   # checks the bytes
-d.transitions()                    # D4RL's keys as arrays
-d.episodes()                       # whole episodes, initial observation included
+from offline_slate_rl.collection import load_dataset
+d = load_dataset('focused_mix', '{quality}', scale='{scale}')  # checks the bytes
+d.transitions()  # D4RL's keys as arrays
+d.episodes()     # whole episodes, initial observation included
 ```
 
 or with plain `h5py.File(path)`: `actions` (latents), `rewards`, `terminals` (all false), `timeouts` (true at the horizon), `slates`, `clicks`, `log_probs`,
