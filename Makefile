@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lab export readme
+.PHONY: help demo test bench check lab export readme
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -27,6 +27,10 @@ test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, the
 
 check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
 	$(BIN)/python -m pytest -q tests/test_repository.py
+
+bench: export OMP_NUM_THREADS = 1
+bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json
+	$(BIN)/python -c "from offline_slate_rl.bench import bench; bench()"
 
 lab: .venv/.ready ## JupyterLab, opened on nbs/
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs

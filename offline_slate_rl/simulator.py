@@ -221,8 +221,8 @@ def best_items(scores: Tensor, k: int) -> Tensor:  # (n, num_items) -> (n, k)
     columns = items//rows
     best = largest(scores[:, :rows*columns].unflatten(1, (rows, columns)).amax(1), k)
     candidates = (best[:, None] + columns*torch.arange(rows, device=scores.device)[:, None]).flatten(1)
-    rest = torch.arange(rows*columns, items, device=scores.device)  # what did not fill a column
-    candidates = torch.cat([candidates, rest.expand(n, -1)], 1)
+    if rows*columns < items:  # some did not fill a row
+        candidates = torch.cat([candidates, torch.arange(rows*columns, items, device=scores.device).expand(n, -1)], 1)
     return candidates.gather(1, largest(scores.gather(1, candidates), k))
 
 # %% ../nbs/lib/04_simulator.ipynb #eb6e89a4
