@@ -7,7 +7,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_lat
            'collect_dataset', 'collection_params', 'newest_dataset', 'load_dataset', 'datasets_of', 'Check', 'verify',
            'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #b42d2b15
+# %% ../nbs/lib/13_collect.ipynb #e44119de
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -26,17 +26,19 @@ from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nea
 from .simulator import TopicRec
 from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, one_thread, provenance, sha256_file,
                                     stage_log, write_text)
-from .training import load_policy
+from .training import load_policy, run_folder
 
 # %% ../nbs/lib/13_collect.ipynb #da85e411
 def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(path, 'checkpoint'))
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #c0ffc82e
+# %% ../nbs/lib/13_collect.ipynb #84416a36
 RANDOM_POLICIES = 'latents', 'slates'
 
-def collect_command(params: Params, quality: str) -> str: return f'papermill nbs/30_collect.ipynb {params.arguments()} -p quality {quality}'
+def collect_command(params: Params, quality: str, **more) -> str:
+    "The line that collects a dataset; `more` are parameters of 30_collect, left out where empty."
+    return f'papermill nbs/30_collect.ipynb {params.arguments()} -p quality {quality}' + ''.join(f' -p {k} {v}' for k, v in more.items() if v)
 
 def dataset_folder(params: Params, quality: str) -> Path: return params.outputs/'offline_datasets'/quality
 
@@ -50,7 +52,8 @@ def collect_dataset(params: Params, quality: str,
     one_thread()
     for given, valid, what in (quality, QUALITIES, 'quality'), (approval, ('required', 'auto'), 'approval'), (random_policy, RANDOM_POLICIES, 'random_policy'):
         if given not in valid: raise SlateRLError(f"Unknown {what} '{given}'. {nearest(given, valid)}")
-    c, env, command = params.collection, params.env, collect_command(params, quality)
+    c, env = params.collection, params.env
+    command = collect_command(params, quality, model_checkpoint=model_checkpoint, random_policy=random_policy if random_policy != RANDOM_POLICIES[0] else '', output_path=output_path)
     approved, unusual = None, {}  # what is not the default goes into the file's name
     default = load_params(env.name, scale=params.scale)
     if quality == 'random' and random_policy == 'slates':
@@ -79,7 +82,7 @@ def collect_dataset(params: Params, quality: str,
     told = provenance(command, params=params.model_dump(), workers=c.workers, approval=approved)
     make = partial(collect, path, env, make_policy, c.num_trajectories, c.seed, 'dataset', 'dataset', recipe, told, c.block_size, c.workers, c.deterministic, oracle=True,
                    attributes=dict(env=env.label, quality=quality))
-    with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say)
+    with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say, bool(output_path))
 
 # %% ../nbs/lib/13_collect.ipynb #3c1f613a
 def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
@@ -162,7 +165,7 @@ def replayed_blocks(episodes: int, block_size: int, sample: int) -> list[int]:
     "First, last and evenly spaced blocks."
     return sorted({int(o) for o in np.linspace(0, -(-episodes//block_size) - 1, sample)})
 
-# %% ../nbs/lib/13_collect.ipynb #c52d606a
+# %% ../nbs/lib/13_collect.ipynb #5995c661
 def _block(d: Dataset, r: dict, b: int):
     n = min(r['block_size'], r['num_trajectories'] - b*r['block_size'])
     return n, d.episodes(b*r['block_size'], n)
@@ -187,7 +190,8 @@ def _replays(d: Dataset, env: EnvParams, r: dict, blocks: list[int]) -> tuple:
 def _decodes(d: Dataset, params: Params, blocks: list[int]) -> list[Check]:
     "Latents and beliefs, against the ranker and the agent that made them, where those are still there."
     inputs = d.recipe['inputs']
-    found = {a.sha256: a for kind, folder in (('gems', 'pretrained'), ('checkpoint', 'checkpoints')) for a in artifacts(params.outputs/folder, kind)}
+    places = ('gems', params.outputs/'pretrained'), ('checkpoint', params.outputs/'checkpoints'), ('checkpoint', run_folder(params))
+    found = {a.sha256: a for kind, folder in places for a in artifacts(folder, kind)}
     source = found.get(inputs.get('checkpoint') or inputs.get('gems'))
     if source is None: return [Check('latents decode to the stored slates', False, f"the {'/'.join(inputs)} that made it (sha256 {next(iter(inputs.values()))[:12]}) is not in {params.outputs}")]
     source = load_artifact(source.path)

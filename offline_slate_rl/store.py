@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'atomic', 'write_text', 'sha256_file', 'save_tensors', 'loa
            'provenance', 'save_artifact', 'load_artifact', 'flatten', 'differences', 'artifacts', 'matching',
            'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread']
 
-# %% ../nbs/lib/01_store.ipynb #d50f7492
+# %% ../nbs/lib/01_store.ipynb #48f56474
 import contextlib, ctypes, hashlib, io, json, os, platform, subprocess, uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ import torch
 
 from .params import SlateRLError, repo_dir
 
-# %% ../nbs/lib/01_store.ipynb #bf6ca4b0
+# %% ../nbs/lib/01_store.ipynb #24ea936e
 @contextlib.contextmanager
 def atomic(path: Path):
     "Yield a temporary path; when the block ends well it becomes `path`, otherwise it goes."
@@ -34,11 +34,11 @@ def atomic(path: Path):
 def write_text(path: Path, text: str):
     with atomic(path) as t: t.write_text(text)
 
-# %% ../nbs/lib/01_store.ipynb #a155411c
+# %% ../nbs/lib/01_store.ipynb #36ede350
 def sha256_file(path: Path) -> str:
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/lib/01_store.ipynb #796c957d
+# %% ../nbs/lib/01_store.ipynb #c36e679e
 def _split(x, name: str, tensors: dict):
     "Plain values of `x` as JSON can hold them; its tensors go to `tensors` by name."
     if isinstance(x, torch.Tensor):
@@ -65,7 +65,7 @@ def load_tensors(path: Path, device='cpu') -> dict:
     tensors = torch.load(path, map_location=device, weights_only=True)
     return _join(json.loads(tensors.pop('plain')), tensors)
 
-# %% ../nbs/lib/01_store.ipynb #e5429ea7
+# %% ../nbs/lib/01_store.ipynb #cb29eb62
 def manifest_path(path: Path) -> Path: return path.with_name(path.name + '.manifest.json')
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Artifact:
     @property
     def provenance(self) -> dict: return self.manifest['provenance']
 
-# %% ../nbs/lib/01_store.ipynb #a4c09698
+# %% ../nbs/lib/01_store.ipynb #b48fc0e0
 def provenance(command: str, **more) -> dict:
     "What is told of a run and never compared."
     def commit():
@@ -92,8 +92,10 @@ def provenance(command: str, **more) -> dict:
     return dict(command=command, made=datetime.now(timezone.utc).isoformat(timespec='seconds'), git_commit=commit(), packages=packages,
                 python=platform.python_version(), host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores', **more)
 
-# %% ../nbs/lib/01_store.ipynb #2070a111
+# %% ../nbs/lib/01_store.ipynb #1dc7a82a
 FORMAT = 1  # of files and manifests; part of every recipe
+
+def _next(path: Path) -> Path: return manifest_path(path).with_suffix('.json.next')
 
 def save_artifact(path: Path,                     # where
                   write: Callable[[Path], Any],   # writes the content to the path it is given
@@ -101,19 +103,21 @@ def save_artifact(path: Path,                     # where
                   provenance: dict,               # told, never compared
                  ) -> Artifact:
     "Write content and manifest, replacing what was there."
-    manifest_path(path).unlink(missing_ok=True)
     with atomic(path) as t:
         write(t)
-        digest = sha256_file(t)
-    manifest = dict(kind=kind, recipe={**recipe, 'format': FORMAT}, sha256=digest, provenance=provenance)
-    write_text(manifest_path(path), json.dumps(manifest, indent=1))
+        manifest = dict(kind=kind, recipe={**recipe, 'format': FORMAT}, sha256=sha256_file(t), provenance=provenance)
+        write_text(_next(path), json.dumps(manifest, indent=1))
+    os.replace(_next(path), manifest_path(path))
     return Artifact(path, manifest)
 
-# %% ../nbs/lib/01_store.ipynb #fd5ff63d
+# %% ../nbs/lib/01_store.ipynb #6f4d1196
 def load_artifact(path: Path, kind: str|None = None, verify: bool = True) -> Artifact:
     "The artifact at `path`; an error if it is missing, of another kind, or its bytes are not those of the manifest."
     path = Path(path)
     if not path.is_file(): raise SlateRLError(f"{path} does not exist.")
+    if _next(path).is_file():  # a writer was killed, before or after it had replaced the content
+        with contextlib.suppress(ValueError, KeyError, FileNotFoundError):
+            if json.loads(_next(path).read_text())['sha256'] == sha256_file(path): os.replace(_next(path), manifest_path(path))
     if not manifest_path(path).is_file():
         raise SlateRLError(f"{path} has no manifest ({manifest_path(path).name}), so nothing says what it is. Make it again with force.")
     try: manifest = json.loads(manifest_path(path).read_text())
@@ -127,7 +131,7 @@ def load_artifact(path: Path, kind: str|None = None, verify: bool = True) -> Art
                            f"Make it again with force: {artifact.provenance['command']}")
     return artifact
 
-# %% ../nbs/lib/01_store.ipynb #66bcf20e
+# %% ../nbs/lib/01_store.ipynb #1818e61f
 def flatten(d: dict, prefix='') -> dict:
     "Nested dict -> dotted keys."
     return {k2: v2 for k, v in d.items()
@@ -138,7 +142,7 @@ def differences(found: dict, asked: dict) -> list[str]:
     f, a = flatten(found), flatten(asked)
     return [f"{k} is {f.get(k)!r} there, {a.get(k)!r} is asked" for k in sorted(f.keys() | a.keys()) if f.get(k) != a.get(k)]
 
-# %% ../nbs/lib/01_store.ipynb #3945159c
+# %% ../nbs/lib/01_store.ipynb #34b85f10
 def artifacts(folder: Path, kind: str|None = None) -> list[Artifact]:
     "Every artifact below `folder` with a readable manifest, the newest last."
     found = []
@@ -159,11 +163,12 @@ def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifa
     why = f" The nearest that exists differs: {'; '.join(near[:4])}." if near else ''
     raise SlateRLError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
-# %% ../nbs/lib/01_store.ipynb #45335b74
-def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artifact], force: bool = False, say=print) -> Artifact:
-    "The artifact of `recipe` in the folder of `path`: found, or made by `make`. `force` makes it anyway."
+# %% ../nbs/lib/01_store.ipynb #77ebfcab
+def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artifact], force: bool = False, say=print, exactly: bool = False) -> Artifact:
+    "The artifact of `recipe` in the folder of `path`, or at `path` and nowhere else with `exactly`: found, or made by `make`. `force` makes it anyway."
     if not force:
-        if found := matching(path.parent, kind, recipe):
+        found = matching(path.parent, kind, recipe)
+        if found and (found.path == path or not exactly):
             say(f"Reused {found.path} (force makes it again)")
             return found
         if path.is_file() and manifest_path(path).is_file():
@@ -172,7 +177,7 @@ def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artif
                                f"Move it away, or replace it with force (`-p force True`).")
     return make()
 
-# %% ../nbs/lib/01_store.ipynb #b1076872
+# %% ../nbs/lib/01_store.ipynb #c8602a08
 @contextlib.contextmanager
 def stage_log(outputs: Path, env: str, stage: str, command: str, echo: bool = True):
     "A `say(line)` that prints and appends to the stage's log."
@@ -190,7 +195,7 @@ def stage_log(outputs: Path, env: str, stage: str, command: str, echo: bool = Tr
             raise
         say('DONE', quiet=True)
 
-# %% ../nbs/lib/01_store.ipynb #10f0b70a
+# %% ../nbs/lib/01_store.ipynb #01c4dd87
 def append_rows(outputs: Path, table: str, rows: list[dict]):
     "Add measured `rows` to `results/`, with the time at which they were measured."
     import pandas as pd
@@ -198,14 +203,14 @@ def append_rows(outputs: Path, table: str, rows: list[dict]):
     with atomic(outputs/'results'/f"{table}-{measured.replace(':', '')}-{uuid.uuid4().hex[:6]}.parquet") as t:
         pd.DataFrame([{**r, 'table': table, 'measured': measured} for r in rows]).to_parquet(t, index=False)
 
-# %% ../nbs/lib/01_store.ipynb #355e64dd
+# %% ../nbs/lib/01_store.ipynb #ca962b9e
 def read_rows(outputs: Path, table: str):
     "A DataFrame of all rows measured for `table`, the newest last."
     import pandas as pd
     files = [pd.read_parquet(o) for o in sorted((outputs/'results').glob(f'{table}-*.parquet'))]
     return pd.concat(files, ignore_index=True) if files else pd.DataFrame()
 
-# %% ../nbs/lib/01_store.ipynb #f62fb24b
+# %% ../nbs/lib/01_store.ipynb #a423d372
 def one_thread():
     "Settle this process for work with many small tensors."
     torch.set_num_threads(1)
