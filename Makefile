@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check lab export readme
+.PHONY: help demo test bench worlds check lab export readme
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -24,6 +24,10 @@ test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, the
 	$(BIN)/python -m pytest -q tests/test_repository.py
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest --ignore tests/test_repository.py --durations 10
+
+worlds: export OMP_NUM_THREADS = 1
+worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)
+	$(BIN)/python -c "from offline_slate_rl.worlds import measure_worlds; measure_worlds()"
 
 check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
 	$(BIN)/python -m pytest -q tests/test_repository.py
