@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench worlds check lab export readme
+.PHONY: help demo test bench worlds check lab export plots readme
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -42,6 +42,10 @@ lab: .venv/.ready ## JupyterLab, opened on nbs/
 export: .venv/.ready ## clean the notebooks and write offline_slate_rl/ from them
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+
+plots: .venv/.ready ## run the notebooks of nbs/lib and keep what they show
+	$(BIN)/python -c "from offline_slate_rl.notebooks import keep_outputs; keep_outputs()"
+	$(BIN)/nbdev_clean
 
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
 	$(BIN)/python -c "from offline_slate_rl.notebooks import write_readme; print(write_readme())"

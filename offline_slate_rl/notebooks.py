@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PipelineEngine', 'notebooks_dir', 'pipeline_notebook', 'NotebookError', 'NotebookFailed', 'Parameter',
            'notebook_parameters', 'check_parameters', 'report_path', 'report', 'write_report', 'complete_line',
-           'run_notebook', 'readme', 'write_readme']
+           'run_notebook', 'readme', 'write_readme', 'shown', 'keep_outputs']
 
-# %% ../nbs/lib/14_notebooks.ipynb #aed0f0c6
-import ast, copy, functools, html, os, re
+# %% ../nbs/lib/14_notebooks.ipynb #64a7c783
+import ast, copy, functools, html, os, re, tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -382,3 +382,27 @@ def write_readme() -> Path:
     path = repo_dir()/'README.md'
     path.write_text(readme(), encoding='utf-8')
     return path
+
+# %% ../nbs/lib/14_notebooks.ipynb #7fc3e7ad
+def shown(nb) -> None:
+    "Take out of an executed notebook what no reader wants: stderr, and lines with temporary paths."
+    for cell in nb.cells:
+        if cell.cell_type != 'code': continue
+        cell.outputs = _printed_together([o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr')])
+        for o in cell.outputs:
+            if o.output_type == 'stream': o.text = ''.join(l for l in o.text.splitlines(True) if tempfile.gettempdir() not in l)
+        cell.outputs = [o for o in cell.outputs if o.output_type != 'stream' or o.text]
+
+def keep_outputs(*names: str) -> list[Path]:
+    "Run the library's notebooks, all or those named, and keep what they show."
+    from nbclient import NotebookClient
+    done = []
+    for path in sorted((repo_dir()/'nbs'/'lib').glob('*.ipynb')):
+        if names and path.stem not in names: continue
+        nb = nbformat.read(path, as_version=4)
+        NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+        shown(nb)
+        nbformat.write(nb, path)
+        done.append(path)
+        print(path, flush=True)
+    return done
