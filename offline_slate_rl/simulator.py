@@ -340,8 +340,11 @@ def _truncated(self: TopicRec) -> Tensor:
 @patch
 def _checked(self: TopicRec, slates) -> Tensor:
     want = (self.num_envs, self.env.slate_size)
-    if not isinstance(slates, Tensor): slates = torch.as_tensor(np.asarray(slates))
-    if slates.dtype.is_floating_point or slates.dtype == torch.bool: raise SlateRLError(f"Slates are {slates.dtype}; integer item ids were expected.")
+    if not isinstance(slates, Tensor):
+        slates = np.asarray(slates)
+        if slates.dtype.kind in 'iu': slates = torch.from_numpy(slates.astype(np.int64))
+    if not isinstance(slates, Tensor) or slates.dtype.is_floating_point or slates.dtype.is_complex or slates.dtype == torch.bool:
+        raise SlateRLError(f"Slates are {slates.dtype}; integer item ids were expected.")
     if tuple(slates.shape) != want: raise SlateRLError(f"Slates have shape {tuple(slates.shape)}; {want} was expected.")
     low, high = slates.aminmax()
     if low < -1 or high >= self.env.num_items:
