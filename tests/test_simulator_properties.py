@@ -44,6 +44,7 @@ close = dict(rtol=1e-4, atol=1e-5)
 def test_a_turn(world, seed):
     env, items = world
     turns = played(TopicRec(env, items, num_envs=5, seed=seed), seed)
+    assert all(torch.equal(a, b) for a, b in zip(stacked(turns), stacked(played(TopicRec(env, items, num_envs=5, seed=seed), seed))))  # bit by bit
     for i, o in enumerate(turns):
         assert ((o.obs.clicks == 0) | (o.obs.clicks == 1)).all()
         assert torch.equal(o.reward, o.obs.clicks.sum(1).float() if i else torch.zeros(5))
