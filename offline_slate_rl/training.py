@@ -166,11 +166,11 @@ class OnlineTraining(pl.LightningModule):
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.adams, state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #db36a3b3
+# %% ../nbs/lib/11_training.ipynb #7295c5ec
 class Keeper(pl.Callback):
     "Validates, saves and tells."
-    def __init__(self, params: Params, recipe: dict, say):
-        self.params, self.t, self.recipe, self.say, self.command = params, params.training, recipe, say, train_command(params)
+    def __init__(self, params: Params, recipe: dict, resume: dict|None, say):
+        self.params, self.t, self.recipe, self.resume, self.say, self.command = params, params.training, recipe, resume, say, train_command(params)
         self.folder, self.name = run_folder(params), run_name(params)
         self.history, self.best = [], -math.inf
         self.recent = deque(maxlen=self.t.log_every_n_steps)
@@ -245,7 +245,7 @@ class Keeper(pl.Callback):
     def on_train_end(self, trainer, loop): self.bar.close()
     def on_exception(self, *_): self.bar.close()
 
-# %% ../nbs/lib/11_training.ipynb #b7a4912a
+# %% ../nbs/lib/11_training.ipynb #d547a092
 @dataclass
 class Run:
     "A finished training."
@@ -277,8 +277,7 @@ def _fit(params: Params, gems: Artifact, recipe: dict, resume: dict|None, say):
     with torch_seeded(params.seed, 'train/init'): agent = make_agent(params, ranker)
     say(f"Action bounds: centre {agent.centre.min():.3f} to {agent.centre.max():.3f}, scale {agent.scale.min():.3f} to {agent.scale.max():.3f}")
     if resume: agent.load_state_dict(resume['state_dict'])
-    loop, keeper = OnlineTraining(params, agent), Keeper(params, recipe, say)
-    keeper.resume = resume and resume['resume']
+    loop, keeper = OnlineTraining(params, agent), Keeper(params, recipe, resume and resume['resume'], say)
     steps = range(resume['steps'] if resume else 0, params.training.max_steps)
     quiet_trainer(max_epochs=1, callbacks=[keeper]).fit(loop, DataLoader(steps, batch_size=None))
 
