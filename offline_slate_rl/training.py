@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVAL_BLOCK', 'Replay', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'checkpoints', 'find_checkpoint',
-           'target_name', 'make_agent', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
+           'target_name', 'Built', 'make_agent', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
 
-# %% ../nbs/lib/11_training.ipynb #e672375a
+# %% ../nbs/lib/11_training.ipynb #a351ba5c
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .actor import LatentAgent, LatentPolicy
 from .embeddings import item_table
 from .episodes import USERS_SEED, Episodes, Policy, id_dtype, measures, rollout
 from .gems import GeMS, RandomLatents, find_gems, load_gems, quiet_trainer
-from .params import EnvParams, Params, SlateRLError
+from .params import AnyAgentParams, EnvParams, GeMSParams, Params, SlateRLError, Strict
 from .reinforce import ReinforceAgent
 from .sac import SACAgent
 from .simulator import TopicRec
@@ -91,16 +91,23 @@ def find_checkpoint(params: Params, name: str) -> Artifact:
 
 def target_name(params: Params) -> str: return f'step{params.training.target_step}'
 
-# %% ../nbs/lib/11_training.ipynb #885298c6
-def make_agent(params: Params, ranker: GeMS) -> LatentAgent:
+# %% ../nbs/lib/11_training.ipynb #7ca166d6
+class Built(Strict):
+    "What of the parameters an agent is built from. A checkpoint holds this and no budget, so that the same agent has the same bytes."
+    agent_name: str; env: EnvParams; gems: GeMSParams; agent: AnyAgentParams
+
+    @classmethod
+    def of(cls, params: Params) -> 'Built': return cls(**{k: params.model_dump()[k] for k in cls.model_fields})
+
+def make_agent(params: Built|Params, ranker: GeMS) -> LatentAgent:
     "An untrained agent of the algorithm that the parameters name."
     return {'SAC': SACAgent, 'REINFORCE': ReinforceAgent}[params.agent.algorithm](params.env, params.agent, ranker)
 
-# %% ../nbs/lib/11_training.ipynb #f65a9949
+# %% ../nbs/lib/11_training.ipynb #4566010f
 def load_policy(checkpoint: Artifact) -> LatentPolicy:
     "The agent of a checkpoint, ready to play; everything it needs is in the file."
     content = load_tensors(checkpoint.path)
-    params = Params(**content['params'])
+    params = Built(**content['params'])
     ranker = GeMS(params.env, params.gems)
     ranker.centre.zero_(); ranker.scale.fill_(1)  # place holders: the checkpoint's own replace them, and strict loading makes sure of it
     agent = make_agent(params, ranker)
@@ -166,17 +173,17 @@ class OnlineTraining(pl.LightningModule):
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.adams, state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #7295c5ec
+# %% ../nbs/lib/11_training.ipynb #557681d4
 class Keeper(pl.Callback):
     "Validates, saves and tells."
     def __init__(self, params: Params, recipe: dict, resume: dict|None, say):
         self.params, self.t, self.recipe, self.resume, self.say, self.command = params, params.training, recipe, resume, say, train_command(params)
         self.folder, self.name = run_folder(params), run_name(params)
-        self.history, self.best = [], -math.inf
+        self.history, self.best, self.bar = [], -math.inf, None
         self.recent = deque(maxlen=self.t.log_every_n_steps)
 
     def save(self, loop: OnlineTraining, name: str, validation: dict|None = None, **more) -> Artifact:
-        content = dict(state_dict=loop.agent.state_dict(), params=self.params.model_dump(), steps=loop.steps, updates=loop.updates, validation=validation, **more)
+        content = dict(state_dict=loop.agent.state_dict(), params=Built.of(self.params).model_dump(), steps=loop.steps, updates=loop.updates, validation=validation, **more)
         told = provenance(self.command, steps=loop.steps, updates=loop.updates, env_steps=loop.env_steps, max_steps=self.t.max_steps, training=self.t.model_dump(),
                           validation=validation, wall_seconds=round(time.time() - self.started, 1))
         return save_artifact(self.folder/f'{self.name}_{name}.ckpt', partial(save_tensors, content), 'checkpoint', {**self.recipe, 'checkpoint': name}, told)
@@ -242,8 +249,9 @@ class Keeper(pl.Callback):
         self.keep(loop)
         if n == t.max_steps or time.time() - self.saved > 60*t.save_last_every_minutes: self.save_last(loop)
 
-    def on_train_end(self, trainer, loop): self.bar.close()
-    def on_exception(self, *_): self.bar.close()
+    def on_train_end(self, *_):
+        if self.bar: self.bar.close()
+    on_exception = on_train_end
 
 # %% ../nbs/lib/11_training.ipynb #d547a092
 @dataclass
