@@ -6,7 +6,7 @@
 __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'steps_per_second', 'bench']
 
 # %% ../nbs/lib/18_bench.ipynb #3eab70b8
-import json, platform, time
+import importlib.util, json, platform, time
 from pathlib import Path
 from typing import Callable
 
@@ -43,22 +43,23 @@ def yardstick() -> float:
     return 2*2000*256*256/best_time(lambda: a @ b)/1e9
 
 # %% ../nbs/lib/18_bench.ipynb #14a00483
-def steps_per_second(num_envs: int, oracle: bool, turns: int = 10, seconds: float = 2., **changes) -> float:
+def steps_per_second(num_envs: int, oracle: bool, turns: int = 10, seconds: float = 2., compiled: bool = False, **changes) -> float:
     from offline_slate_rl.embeddings import item_table
-    from offline_slate_rl.simulator import TopicRec
+    if compiled: from offline_slate_rl.compiled import CompiledTopicRec as Simulator
+    else: from offline_slate_rl.simulator import TopicRec as Simulator
     env = env_params('focused_mix').model_copy(update=changes)
-    sim, g = TopicRec(env, item_table(env), num_envs), torch.Generator().manual_seed(0)
+    sim, g = Simulator(env, item_table(env), num_envs), torch.Generator().manual_seed(0)
     slates = [torch.full((num_envs, 10), -1) if oracle else torch.randint(env.num_items, (num_envs, 10), generator=g) for _ in range(turns)]
     def play():
-        nonlocal fastest
         sim.reset(0)
         for o in slates[:5]: sim.step(o)
-        start = time.perf_counter()
-        for o in slates: sim.step(o)
-        fastest = min(fastest, time.perf_counter() - start)
-    fastest = float('inf')
+        for i, o in enumerate(slates):
+            start = time.perf_counter()
+            sim.step(o)
+            fastest[i] = min(fastest[i], time.perf_counter() - start)
+    fastest = [float('inf')]*turns
     best_time(play, seconds)
-    return num_envs*turns/fastest
+    return num_envs*turns/sum(fastest)
 
 for _n in 1, 64, 1024, 8192:
     measurement(f'simulator.given.b{_n}', 'env steps/s', f'focused_mix, {_n} environments, given random slates')(lambda n=_n: steps_per_second(n, False))
@@ -66,6 +67,10 @@ measurement('simulator.oracle.b1024', 'env steps/s', 'focused_mix, 1024 environm
 for _kind in 'given', 'oracle':
     measurement(f'simulator.{_kind}.b1024.items100k', 'env steps/s', f'a catalogue of 100,000 items, 1024 environments, {_kind} slates')(
         lambda oracle=_kind == 'oracle': steps_per_second(1024, oracle, turns=5, num_items=100_000))
+if importlib.util.find_spec('numba'):  # optional
+    for _kind, _n in ('given', 1), ('given', 64), ('given', 1024), ('given', 8192), ('oracle', 1024):
+        measurement(f'simulator.compiled.{_kind}.b{_n}', 'env steps/s', f'focused_mix, {_n} environments, {_kind} slates, CompiledTopicRec')(
+            lambda n=_n, oracle=_kind == 'oracle': steps_per_second(n, oracle, compiled=True))
 
 # %% ../nbs/lib/18_bench.ipynb #b2e5546b
 def bench(names: list[str]|None = None,  # all without

@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
+from offline_slate_rl.compiled import CompiledTopicRec
 from offline_slate_rl.embeddings import generate_items, topic_norms
 from offline_slate_rl.params import SlateRLError, env_params
 from offline_slate_rl.simulator import BORED_TURNS, TopicRec, replay
@@ -111,9 +112,10 @@ def plain(env, items, user, slate0, clicks0, slates, clicks):
         yield list(bored), scores, user
 
 
-@settings(examples, max_examples=150)
-@given(worlds(short_term_boost=1.), st.integers(0, 10**6), st.sampled_from([.02, .1, .4]))
-def test_a_plain_loop_over_one_user_agrees(world, seed, rate):
+@pytest.mark.parametrize('kind', [TopicRec, CompiledTopicRec], ids=lambda o: o.__name__)
+@settings(examples, max_examples=100)
+@given(worlds(short_term_boost=1., rel_threshold=None, click_only_once=False, propensities=None), st.integers(0, 10**6), st.sampled_from([.02, .1, .4]))
+def test_a_plain_loop_over_one_user_agrees(kind, world, seed, rate):
     env, items = world
     env = env.model_copy(update=dict(episode_length=40))
     g = np.random.default_rng(seed)
@@ -121,7 +123,7 @@ def test_a_plain_loop_over_one_user_agrees(world, seed, rate):
     user /= np.linalg.norm(user.reshape(env.num_topics, -1), axis=1).sum()
     slates, clicks = g.integers(env.num_items, size=(41, env.slate_size)), g.random((41, env.slate_size)) < rate
     bored, scores, users = zip(*plain(env, items.numpy().astype(float), user, slates[0], clicks[0], slates[1:], clicks[1:]))
-    r = replay(TopicRec(env, items), user, slates[0], clicks[0], slates[1:], clicks[1:])
+    r = replay(kind(env, items), user, slates[0], clicks[0], slates[1:], clicks[1:])
     assert np.array_equal(r.bored.numpy(), bored)
     np.testing.assert_allclose(r.scores.numpy(), scores, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(r.user.numpy(), users, rtol=1e-3, atol=1e-4)
