@@ -20,6 +20,7 @@ from .episodes import Episodes, FixedSlate, RandomSlates, ShortTermOracle, inter
 from .params import QUALITIES, EnvParams, Params, SlateRLError, _read, nearest
 from .store import Artifact, append_rows, load_artifact, write_text
 from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name, train_command
+from .worlds import committed_slate
 
 # %% ../nbs/lib/12_inspect.ipynb #1d9e52a3
 def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '') -> Artifact:
@@ -105,6 +106,7 @@ def inspect_checkpoint(params: Params, quality: str = 'medium', model_checkpoint
     name = chosen.recipe['checkpoint']
     files = inspect_files(params)
     policies = {'random slates': RandomSlates(env.num_items), 'short-term oracle': ShortTermOracle()}
+    if fixed := committed_slate(env.label): policies['best fixed slate'] = fixed
     siblings = checkpoints(params)
     for k in dict.fromkeys(['step0', name, 'best', 'last']):
         if k == name: policies[k] = load_policy(chosen)

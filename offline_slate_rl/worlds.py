@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['POOL', 'CHILDREN', 'USERS', 'ISLANDS', 'EPISODES', 'CONTROLS', 'SWEEP', 'SharedUsers', 'SlateEach', 'play_slates',
-           'cluster_slates', 'mutants', 'Search', 'evolve', 'best_fixed_slate', 'measured', 'SpreadingOracle',
-           'measure_world', 'world', 'committed_slate', 'measure_sweep', 'write_worlds', 'measure_worlds']
+           'cluster_slates', 'mutants', 'Search', 'evolve', 'best_fixed_slate', 'islands', 'measured',
+           'SpreadingOracle', 'measure_world', 'world', 'committed_slate', 'measure_sweep', 'write_worlds', 'exchange',
+           'measure_worlds']
 
 # %% ../nbs/lib/19_worlds.ipynb #3b52eb7d
 from dataclasses import dataclass, fields, replace
@@ -105,20 +106,25 @@ def evolve(search: Search, g: np.random.Generator, pool: np.ndarray, near: np.nd
 # %% ../nbs/lib/19_worlds.ipynb #77459f8d
 EPISODES = 2048  # of every reference row
 
-def best_fixed_slate(env: EnvParams, budget: int = 300_000, seed: int = 0, episodes: int = EPISODES) -> dict:
-    "The best constant slate that `budget` episodes of search find: slate, return on users it never met, 95% interval."
+def best_fixed_slate(env: EnvParams, budget: int = 300_000, seed: int = 0, episodes: int = EPISODES, start: np.ndarray|None = None) -> dict:
+    "The best constant slate that `budget` episodes of search find, from `start` on or from islands: slate, return on users it never met, 95% interval."
     items, g, search = item_table(env), stream(seed, 'worlds/moves'), Search(env, item_table(env), seed)
     order = (items @ items.T).topk(1 + env.num_items//5).indices[:, 1:].numpy()
-    near, pools = order[:, :32], []
-    for i in range(ISLANDS):
-        start = cluster_slates(g, order, 16*POOL, env.slate_size)
-        start = start[np.argsort(-search.play(start, USERS//2))[:POOL]]
-        pools.append(evolve(search, g, start, near, int(.45*budget*(i + 1)/ISLANDS)))
-    pool = np.concatenate(pools)
-    pool = pool[np.argsort(-search.play(pool, 4*USERS))[:POOL]]
-    pool = evolve(search, g, pool, near, budget)
+    near = order[:, :32]
+    if start is None: start = islands(search, g, order, near, int(.45*budget))
+    pool = evolve(search, g, start, near, budget)
     slate = pool[search.play(pool, 16*USERS).argmax()]
     return dict(measured(env, items, FixedSlate(slate), seed, episodes), slate=slate.tolist(), searched=search.spent)
+
+def islands(search: Search, g: np.random.Generator, order: np.ndarray, near: np.ndarray, until: int) -> np.ndarray:
+    "The best of several pools that evolved apart."
+    pools = []
+    for i in range(ISLANDS):
+        start = cluster_slates(g, order, 16*POOL, search.env.slate_size)
+        start = start[np.argsort(-search.play(start, USERS//2))[:POOL]]
+        pools.append(evolve(search, g, start, near, until*(i + 1)//ISLANDS))
+    pool = np.concatenate(pools)
+    return pool[np.argsort(-search.play(pool, 4*USERS))[:POOL]]
 
 def measured(env: EnvParams, items: Tensor, policy: Policy|type, seed: int = 0, episodes: int = EPISODES) -> dict:
     "Mean return of a policy, or of one made for the simulator, on the users of the reference rows."
@@ -178,11 +184,11 @@ def committed_slate(label: str) -> FixedSlate|None:
     policy.name, policy.privileged = 'best fixed slate', True
     return policy
 
-# %% ../nbs/lib/19_worlds.ipynb #54391ce3
-SWEEP = [dict(item_exponent=e, omega=o) for e in (1., 2., 3.) for o in (.9, .95, .98, .99, 1.)]
-SWEEP += [dict(boredom_threshold=b) for b in (3, 11)] + [dict(diversity_penalty=p) for p in (3., 10.)]
+# %% ../nbs/lib/19_worlds.ipynb #5574e25a
+SWEEP = [dict(item_exponent=e, omega=o) for e in (1., 2.) for o in (.9, .95, .99, 1.)]
+SWEEP += [dict(boredom_threshold=3), dict(boredom_threshold=11), dict(diversity_penalty=10.)]
 
-def measure_sweep(budget: int = 100_000, seed: int = 0, episodes: int = 1024) -> list[dict]:
+def measure_sweep(budget: int = 80_000, seed: int = 0, episodes: int = 1024) -> list[dict]:
     "Worlds around focused_mix, a few parameters changed: returns and intervals of the controls."
     rows = []
     for change in SWEEP:
@@ -201,10 +207,21 @@ def write_worlds(worlds: dict, sweep: list[dict]):
              'sweep:' + ('' if sweep else ' []'), *(f'  - {line(r)}' for r in sweep)]
     write_text(repo_dir()/'params'/'worlds.yaml', '\n'.join(text) + '\n')
 
+def exchange(worlds: dict[str, dict], budget: int = 40_000, seed: int = 0):
+    "A second round: in each world the slates found in all worlds of its item table compete, and evolve on."
+    def table(name): return registry()[name].item_seed, registry()[name].item_exponent
+    found = {name: rows['best fixed slate']['slate'] for name, rows in worlds.items()}
+    for name, rows in worlds.items():
+        start, before = np.array([slate for other, slate in found.items() if table(other) == table(name)]), rows['best fixed slate']
+        best = best_fixed_slate(registry()[name], budget, seed + 1, start=start)
+        again = measured(registry()[name], item_table(registry()[name]), FixedSlate(best['slate']), seed)
+        rows['best fixed slate'] = {**before, **again, 'slate': best['slate'], 'searched': before['searched'] + best['searched']}
+
 def measure_worlds(progress=print):
     "Measure everything again and write it."
     worlds = {}
     for name, env in registry().items():
         worlds[name] = measure_world(env)
         progress(f"{name}: " + ', '.join(f"{k} {r['return']:.0f}" for k, r in worlds[name].items()))
+    exchange(worlds)
     write_worlds(worlds, measure_sweep())
