@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['demo', 'returns_table', 'stage_state', 'env_status', 'status', 'reports', 'show', 'verify_paths', 'main']
 
-# %% ../nbs/lib/16_cli.ipynb #fba583b8
-import argparse, json, os, sys, time
+# %% ../nbs/lib/16_cli.ipynb #a9c207d9
+import argparse, os, sys, time
 from pathlib import Path
 
 import pandas as pd
 
-from .collection import datasets_of, record_path, require, verify, verify_dataset
+from .collection import datasets_of, verification, require, verify, verify_dataset
 from .datasets import logged_recipe
 from .gems import find_gems
 from .inspection import approvals, approve
@@ -20,7 +20,7 @@ from .params import Params, SlateRLError, load_params, outputs_dir, registry
 from .store import artifacts, load_artifact, matching, read_rows
 from .training import checkpoints, target_name
 
-# %% ../nbs/lib/16_cli.ipynb #438f134b
+# %% ../nbs/lib/16_cli.ipynb #cd068671
 def _reused(params: Params, since: float) -> list[str]:
     "What the stages' logs say was reused after `since`."
     found = []
@@ -54,10 +54,7 @@ def demo(params: Params, force: bool = False) -> pd.DataFrame:
     print(f"\n{time.time() - began:.0f} s in all. slate-rl status --scale {params.scale} shows what there is.")
     return table
 
-# %% ../nbs/lib/16_cli.ipynb #33d8a162
-def _verified(path: Path) -> dict:
-    return json.loads(record_path(path).read_text()) if record_path(path).is_file() else {}
-
+# %% ../nbs/lib/16_cli.ipynb #e5025f41
 def returns_table(params: Params) -> pd.DataFrame:
     "Random slates, step checkpoint and best as inspected on validation users; the datasets as verified."
     results = read_rows(params.outputs, 'inspection')
@@ -66,14 +63,14 @@ def returns_table(params: Params) -> pd.DataFrame:
     rows = {k: (last.return_mean[k], last.return_ci95[k], int(last.episodes[k])) for k in ('random slates', 'short-term oracle', target_name(params), 'best') if k in last.index}
     for quality in 'random', 'medium':
         for a in datasets_of(params, quality):
-            if m := _verified(a.path).get('measures'): rows[f'dataset {a.path.name}'] = m['return_mean'], m['return_ci95'], m['episodes']
+            if m := verification(a).get('measures'): rows[f'dataset {a.path.name}'] = m['return_mean'], m['return_ci95'], m['episodes']
     return pd.DataFrame(rows, index=['return', '+-', 'episodes']).T.astype({'episodes': int})
 
 def _paths(params: Params) -> dict:
     found = {'checkpoint': checkpoints(params)[target_name(params)].path}
     return found | {f'{q} data': datasets_of(params, q)[-1].path for q in ('random', 'medium')}
 
-# %% ../nbs/lib/16_cli.ipynb #37291eac
+# %% ../nbs/lib/16_cli.ipynb #ae24d43f
 def stage_state(log: Path) -> str:
     "'', 'done', 'running', 'interrupted' or 'failed: why', from the end of a stage's log."
     if not log.is_file(): return ''
@@ -94,19 +91,23 @@ def env_status(params: Params) -> dict:
     "What there is of one environment."
     s = dict(logged='missing', ranker='missing', training='missing', steps_saved='', curve='', validation='', approval='')
     t = params.training
-    logged = matching(params.outputs/'logged', 'logged', logged_recipe(params))
-    if logged: s['logged'] = f"{logged.recipe['num_trajectories']} trajectories"
-    try: gems = find_gems(params)
-    except SlateRLError: gems = None
-    else: s['ranker'] = 'GeMS trained'
+    def there(find):
+        "An artifact, None where it is missing; what is damaged says so."
+        try: return find(), ''
+        except SlateRLError as e: return None, 'DAMAGED' if 'is damaged' in str(e) else 'missing'
+    logged, why = there(lambda: matching(params.outputs/'logged', 'logged', logged_recipe(params)))
+    s['logged'] = f"{logged.recipe['num_trajectories']} trajectories" if logged else why or 'missing'
+    gems, why = there(lambda: find_gems(params)) if logged else (None, 'missing')
+    s['ranker'] = 'GeMS trained' if gems else why
     if state := _state(params, '10_pretrain'): s['ranker' if logged else 'logged'] = state
     found = checkpoints(params, gems) if gems else {}
     if found:
         done = max(a.provenance['steps'] for a in found.values())
         s['training'] = f"done, {done} steps" if done >= t.max_steps else f"{done} of {t.max_steps} steps"
-        steps = [a for k, a in found.items() if k.startswith('step')]
-        sizes = [a.path.stat().st_size for a in steps]
-        s['steps_saved'] = f"{len(steps)}{', similar size' if sizes and max(sizes) < 1.1*min(sizes) else ', SIZES DIFFER' if sizes else ''}"
+        steps = {k: a for k, a in found.items() if k.startswith('step')}
+        sizes = [a.path.stat().st_size for a in steps.values()]
+        damaged = [k for k, a in found.items() if k != 'last' and there(lambda: load_artifact(a.path))[1]]
+        s['steps_saved'] = str(len(steps)) + (f", DAMAGED: {', '.join(damaged)}" if damaged else ', similar size' if sizes and max(sizes) < 1.1*min(sizes) else ', SIZES DIFFER' if sizes else '')
         target, zero = found.get(target_name(params)), found.get('step0')
         if target:
             v = target.provenance['validation']
@@ -123,8 +124,8 @@ def _dataset_status(params: Params, quality: str) -> str:
     found = [a for a in datasets_of(params, quality) if a.recipe['num_trajectories'] == params.collection.num_trajectories] or datasets_of(params, quality)
     if state := _state(params, f'30_collect_{quality}'): return state
     if not found: return 'missing'
-    a, record = found[-1], _verified(found[-1].path)
-    if record.get('sha256') != a.sha256: return f"{a.recipe['num_trajectories']} episodes, not verified"
+    a, record = found[-1], verification(found[-1])
+    if not record: return f"{a.recipe['num_trajectories']} episodes, not verified"
     checks, m = record['checks'], record.get('measures') or {}
     failed = [o['name'] for o in checks if not o['passed']]
     if failed: return f"FAILED: {', '.join(failed)}"
@@ -139,7 +140,7 @@ def status(scale: str = '', env: str = '', agent: str = 'SAC+GeMS', seed: int|No
 def reports(scale: str = '', env: str = '') -> list[Path]:
     return sorted((outputs_dir(scale)/'reports'/env).rglob('*.html'))
 
-# %% ../nbs/lib/16_cli.ipynb #6788016e
+# %% ../nbs/lib/16_cli.ipynb #88499d5b
 def show(path: Path) -> str:
     "An artifact's manifest, readably, and the command that makes it again."
     path = Path(str(path).removesuffix('.manifest.json'))
@@ -167,7 +168,7 @@ def verify_paths(paths: list[Path]) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/lib/16_cli.ipynb #2a5006ae
+# %% ../nbs/lib/16_cli.ipynb #67007053
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='slate-rl', description='Offline datasets of slate recommendation, and the agents that make them.')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')

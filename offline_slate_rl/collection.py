@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_latents', 'collect_command', 'dataset_folder',
            'collect_dataset', 'collection_params', 'newest_dataset', 'load_dataset', 'datasets_of', 'Check', 'verify',
-           'replayed_blocks', 'dataset_measures', 'record_path', 'verify_dataset', 'require', 'write_card']
+           'replayed_blocks', 'dataset_measures', 'record_path', 'verification', 'verify_dataset', 'require',
+           'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #e44119de
+# %% ../nbs/lib/13_collect.ipynb #985a4b3e
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -15,16 +16,15 @@ from functools import partial
 from pathlib import Path
 
 import h5py, numpy as np, torch
-from scipy import stats
 
 from .datasets import Dataset, collect
 from .embeddings import item_table
 from .episodes import Policy, RandomSlates, interval, measures, rollout
 from .gems import RandomLatents, find_gems, load_gems
-from .inspection import approvals, approve, inspect_checkpoint, normalised_score, quality_checkpoint, required_approval
+from .inspection import approvals, approve, inspect_checkpoint, normalised_score, quality_checkpoint, quality_step, required_approval
 from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest
 from .simulator import TopicRec
-from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, one_thread, provenance, sha256_file,
+from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, one_thread, provenance,
                                     stage_log, write_text)
 from .training import load_policy, run_folder
 
@@ -33,7 +33,7 @@ def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(pa
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #84416a36
+# %% ../nbs/lib/13_collect.ipynb #893dce83
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str, **more) -> str:
@@ -67,11 +67,12 @@ def collect_dataset(params: Params, quality: str,
         checkpoint = quality_checkpoint(params, quality, model_checkpoint)
         if approval == 'auto' and checkpoint.sha256 not in approvals(params, quality):
             approve(params, quality, auto=True, inspection=inspect_checkpoint(params, quality, model_checkpoint))
-        approved = required_approval(params, quality, checkpoint)
+        approved = required_approval(params, quality, checkpoint, model_checkpoint)
         make_policy = partial(checkpoint_policy, checkpoint.path)
         made_of, inputs = f"{params.agent_name} after {checkpoint.provenance['steps']} steps", dict(checkpoint=checkpoint.sha256)
         privileged = checkpoint.recipe['privileged']
         if model_checkpoint: unusual['checkpoint'] = checkpoint.sha256
+        elif checkpoint.recipe['checkpoint'] != quality_step(default, quality): unusual['checkpoint'] = checkpoint.recipe['checkpoint']
     recipe = dict(env=env.recipe(), quality=quality, policy=made_of, deterministic=c.deterministic, seed=c.seed, num_trajectories=c.num_trajectories,
                   block_size=c.block_size, privileged=privileged, inputs=inputs)
     for k, v, d in ('agent', params.agent_name, default.agent_name), ('agent_seed', params.seed, default.seed): unusual |= {k: v} if v != d else {}
@@ -165,7 +166,7 @@ def replayed_blocks(episodes: int, block_size: int, sample: int) -> list[int]:
     "First, last and evenly spaced blocks."
     return sorted({int(o) for o in np.linspace(0, -(-episodes//block_size) - 1, sample)})
 
-# %% ../nbs/lib/13_collect.ipynb #5995c661
+# %% ../nbs/lib/13_collect.ipynb #8154e1e7
 def _block(d: Dataset, r: dict, b: int):
     n = min(r['block_size'], r['num_trajectories'] - b*r['block_size'])
     return n, d.episodes(b*r['block_size'], n)
@@ -200,13 +201,18 @@ def _decodes(d: Dataset, params: Params, blocks: list[int]) -> list[Check]:
     checks = []
     e = [_block(d, d.recipe, b)[1] for b in blocks]
     if not ranker.params.ranker_sample:
-        same = all(torch.equal(ranker.decode(o.latents), o.slates[:, 1:].long()) for o in e)
+        same = all(torch.equal(_decoded(ranker, o.latents, d.recipe['block_size']), o.slates[:, 1:].long()) for o in e)
         checks.append(Check('latents decode to the stored slates', same, '' if same else 'the ranker decodes other items'))
     if agent:
         off = max(float((agent.actor_belief(o.slates, o.clicks).detach() - o.beliefs).abs().max()) for o in e)
         checks.append(Check('beliefs are those of the raw observations', off < 1e-4, '' if off < 1e-4 else f'largest difference {off:.2g}'))
         checks.append(_leak(agent, e[0]))
     return checks
+
+def _decoded(ranker, latents: torch.Tensor, block_size: int) -> torch.Tensor:
+    "Turn by turn and a whole block at once, as when they were played: another shape of the product moves last digits, and with them a near tie."
+    padded = torch.cat([latents, latents.new_zeros(block_size - len(latents), *latents.shape[1:])])
+    return torch.stack([ranker.decode(padded[:, t]) for t in range(latents.shape[1])], 1)[:len(latents)]
 
 def _leak(agent, e) -> Check:
     "Change every slate and click after turn t: the stored belief at t must not need them."
@@ -216,9 +222,10 @@ def _leak(agent, e) -> Check:
     off = float((agent.actor_belief(slates, clicks).detach()[:, :t + 1] - e.beliefs[:, :t + 1]).abs().max())
     return Check('no state knows its own action', off < 1e-4, '' if off < 1e-4 else f'beliefs move by {off:.2g} with what comes later')
 
-# %% ../nbs/lib/13_collect.ipynb #7cea2d28
+# %% ../nbs/lib/13_collect.ipynb #e514d5bb
 def dataset_measures(d: Dataset, params: Params) -> dict:
     "Return per episode and reward per turn, score, diversity, coverage; beside random slates."
+    from scipy import stats  # slow to import, and most callers measure nothing
     sim = TopicRec(params.env, item_table(params.env), d.recipe['block_size'])
     e, n = d.episodes(), min(len(d), 1000)
     m = measures(e, sim)
@@ -228,21 +235,26 @@ def dataset_measures(d: Dataset, params: Params) -> dict:
 
 def record_path(path: Path) -> Path: return path.with_name(path.name + '.verified.json')
 
+def verification(a: Artifact) -> dict:
+    "The record of the last verification of this very dataset: `checks`, `measures`, `when`; empty if there is none."
+    record = json.loads(record_path(a.path).read_text()) if record_path(a.path).is_file() else {}
+    return record if record.get('of') == a.sha256 else {}
+
 def verify_dataset(path: Path, params: Params) -> tuple[list[Check], dict]:
     "Verify, keep the record beside the dataset, write the card of its quality. The caller decides what a failure means."
-    path = Path(path)
+    path, artifact = Path(path), load_artifact(path, 'dataset', verify=False)
+    if artifact.recipe['env']['name'] != params.env.name: raise SlateRLError(f"{path.name} is of {artifact.recipe['env']['name']}; {params.env.name} was asked.")
     command = f'papermill nbs/40_verify.ipynb {params.arguments()} -p dataset {path}'
     with stage_log(params.outputs, params.env.label, '40_verify', command) as say:
         checks, m = verify(path, params)
         for o in checks: say(f"{'passed' if o.passed else 'FAILED'}: {o.name}{': ' if o.detail else ''}{o.detail}", quiet=True)
-        record = dict(sha256=sha256_file(path) if path.is_file() else None, when=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        record = dict(of=artifact.sha256, when=datetime.now(timezone.utc).isoformat(timespec='seconds'),
                       checks=[asdict(o) for o in checks], measures=m)
-        if path.is_file(): write_text(record_path(path), json.dumps(record, indent=1))
+        write_text(record_path(path), json.dumps(record, indent=1))
         if m:
-            artifact = load_artifact(path, verify=False)
             append_rows(params.outputs, 'dataset', [dict(env=params.env.label, quality=artifact.recipe['quality'], sha256=artifact.sha256,
                                                          **{k: v for k, v in m.items() if not isinstance(v, list)})])
-            write_card(path.parent)
+        write_card(path.parent)
     return checks, m
 
 def require(checks: list[Check]):
@@ -250,19 +262,18 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #3a00ccc9
+# %% ../nbs/lib/13_collect.ipynb #ee9180c2
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []
     for a in sorted(artifacts(folder, 'dataset'), key=lambda o: o.path.name):
-        record = json.loads(record_path(a.path).read_text()) if record_path(a.path).is_file() else {}
-        if record.get('sha256') != a.sha256: record = {}
+        record = verification(a)
         m, r = record.get('measures') or {}, a.recipe
         def mean(prefix): return f"{m[f'{prefix}_mean']:.2f} / {m[f'{prefix}_std']:.2f} / {m[f'{prefix}_min']:.0f} / {m[f'{prefix}_max']:.0f}" if m else 'not verified'
         failed = [o['name'] for o in record.get('checks', []) if not o['passed']]
         rows.append([r['env']['name'], str(r['num_trajectories']), mean('return'), mean('reward'), 'no reference' if m.get('score') is None else f"{m['score']:.1f}",
                      f"{m['random_return']:.1f}" if m else '', f"{m['topics_per_slate']:.2f}" if m else '', f"{m['catalogue_coverage']:.0%}" if m else '',
-                     'not verified' if not m else 'FAILED: ' + ', '.join(failed) if failed else f"{len(record['checks'])} of {len(record['checks'])}"])
+                     'not verified' if not record else 'FAILED: ' + ', '.join(failed) if failed else f"{len(record['checks'])} of {len(record['checks'])}"])
         details.append(_card_entry(a))
     text = CARD.format(quality=folder.name, scale=folder.parent.parent.name, table=_table(['environment', 'episodes', 'return mean / std / min / max', 'clicks a turn mean / std / min / max', 'score', 'random slates',
                        'topics a slate', 'coverage', 'checks'], rows), details='\n'.join(details))

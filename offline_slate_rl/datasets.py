@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PRIVILEGED', 'write_dataset', 'Dataset', 'collect', 'logged_recipe', 'pretrain_command', 'log_trajectories']
 
-# %% ../nbs/lib/06_datasets.ipynb #7fb08458
-import json, multiprocessing, os, shutil
+# %% ../nbs/lib/06_datasets.ipynb #748d39ed
+import json, multiprocessing, os, shutil, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from typing import Callable
 
@@ -88,11 +89,18 @@ class Dataset:
                 e.bored, e.scores = turns('oracle/bored'), turns('oracle/scores')
         return e
 
-# %% ../nbs/lib/06_datasets.ipynb #d04fae21
+# %% ../nbs/lib/06_datasets.ipynb #67d58284
 _worker = {}
+
+def _end_with_parent():
+    "A worker whose parent was killed would wait for work for ever."
+    if parent := multiprocessing.parent_process():
+        def wait(): connection.wait([parent.sentinel]); os._exit(1)
+        threading.Thread(target=wait, daemon=True).start()
 
 def _start_worker(env: EnvParams, block_size: int, make_policy: Callable[[], Policy]):
     one_thread()
+    _end_with_parent()
     _worker.update(sim=TopicRec(env, item_table(env), block_size), policy=make_policy())
 
 def _play_block(folder: Path, block: int, seed: int, purpose: str, deterministic: bool, oracle: bool) -> int:
@@ -101,11 +109,14 @@ def _play_block(folder: Path, block: int, seed: int, purpose: str, deterministic
     with atomic(folder/f'{block:06d}.pt') as t: save_tensors(dict(e.items()), t)
     return block
 
-# %% ../nbs/lib/06_datasets.ipynb #0a5123e5
+# %% ../nbs/lib/06_datasets.ipynb #ab9798e5
 def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int, purpose: str, kind: str,
             recipe: dict, told: dict, block_size: int = 100, workers: int = 1, deterministic: bool = False, oracle: bool = False, attributes: dict = {}) -> Artifact:
     "Collect a dataset to `path`, going on where an interrupted collection of the same recipe stopped."
     if num_trajectories < 1: raise SlateRLError(f"num_trajectories is {num_trajectories}; at least 1 was expected.")
+    item_table(env)  # an error in it should come before anything is written
+    for o in path.parents:
+        if o.is_file(): raise SlateRLError(f"{path} cannot be written: {o} is a file, not a folder. Give another output_path.")
     folder, numbers = path.with_name(f'.{path.name}.blocks'), range(-(-num_trajectories//block_size))
     if not (folder/'recipe.json').is_file() or json.loads((folder/'recipe.json').read_text()) != json.loads(json.dumps(recipe)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -130,7 +141,7 @@ def collect(path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_t
     shutil.rmtree(folder)
     return artifact
 
-# %% ../nbs/lib/06_datasets.ipynb #140b0341
+# %% ../nbs/lib/06_datasets.ipynb #395f7354
 def logged_recipe(params: Params) -> dict:
     return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', **params.logged.model_dump(), block_size=params.collection.block_size)
 
@@ -139,7 +150,7 @@ def pretrain_command(params: Params) -> str: return f'papermill nbs/10_pretrain.
 def log_trajectories(params: Params, force: bool = False) -> Artifact:
     "Trajectories of the logging policy: made, or found."
     l, recipe, command = params.logged, logged_recipe(params), pretrain_command(params)
-    path = params.outputs/'logged'/params.env.label/f"{params.env.label}_eps{l.epsilon}_{l.num_trajectories}traj_seed{l.seed}{params.variant('collection')}.h5"
+    path = params.outputs/'logged'/params.env.label/f"{params.env.label}_eps{l.epsilon}_{l.num_trajectories}traj_seed{l.seed}{params.variant('collection.block_size')}.h5"
     make = partial(collect, path, params.env, partial(EpsilonGreedyOracle, params.env.num_items, l.epsilon), l.num_trajectories, l.seed, 'logged', 'logged',
                    recipe, provenance(command, workers=params.collection.workers), params.collection.block_size, params.collection.workers)
     with stage_log(params.outputs, params.env.label, '10_pretrain', command) as say:

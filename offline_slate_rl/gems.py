@@ -6,7 +6,7 @@
 __all__ = ['ItemCrossEntropy', 'GeMS', 'split_trajectories', 'GeMSTraining', 'used_dimensions', 'set_bounds', 'quiet_trainer',
            'gems_recipe', 'gems_name', 'pretrain_gems', 'find_gems', 'load_gems', 'RandomLatents']
 
-# %% ../nbs/lib/08_gems.ipynb #a26c394b
+# %% ../nbs/lib/08_gems.ipynb #a127751c
 import math
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .store import (Artifact, append_rows, atomic, find_artifact, load_tensors, 
                                     save_artifact, save_tensors, stage_log)
 from .streams import stream, torch_seed, torch_seeded
 
-# %% ../nbs/lib/08_gems.ipynb #50f5d41e
+# %% ../nbs/lib/08_gems.ipynb #4707b84e
 class ItemCrossEntropy(torch.autograd.Function):
     "Mean cross-entropy of items (n, slots) under softmax(slots (n, slots, dim) @ table.T); no gradient for `table`."
     @staticmethod
@@ -44,7 +44,7 @@ class ItemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out): return ctx.saved_tensors[0]*out, None, None
 
-# %% ../nbs/lib/08_gems.ipynb #8b61df7d
+# %% ../nbs/lib/08_gems.ipynb #5aad9e30
 def _mlp(*dims: int) -> nn.Sequential:
     return nn.Sequential(*[layer for a, b in zip(dims, dims[1:]) for layer in (nn.Linear(a, b), nn.ReLU())])
 
@@ -90,7 +90,7 @@ class GeMS(nn.Module):
                    kl=0.5*(mean.square() + logvar.exp() - 1 - logvar).mean())
         return out | dict(loss=out['items'] + p.lambda_click*out['clicks'] + p.lambda_KL*out['kl'])
 
-# %% ../nbs/lib/08_gems.ipynb #0fc23c30
+# %% ../nbs/lib/08_gems.ipynb #c1a1fe6f
 class _Batches(torch.utils.data.Dataset):
     "Batches of slates that are in memory, in an order of each epoch's own."
     def __init__(self, slates: Tensor, clicks: Tensor, batch_size: int, seed: int|None = None):
@@ -108,7 +108,7 @@ def split_trajectories(e: Episodes, share: float) -> tuple[Episodes, Episodes]:
     n = max(1, int(len(e)*share))
     return e[n:], e[:n]
 
-# %% ../nbs/lib/08_gems.ipynb #e295aa29
+# %% ../nbs/lib/08_gems.ipynb #df686941
 class GeMSTraining(pl.LightningModule):
     "The loop around `GeMS`: loss, validation, the best epoch, a state to go on from."
     def __init__(self, gems: GeMS, seed: int, train: _Batches, val: _Batches, resume: Path, say):
@@ -175,7 +175,7 @@ def used_dimensions(val: dict) -> int:
     "Latent dimensions whose posterior differs from the prior by more than 0.01 nats."
     return sum(o > 0.01 for o in val['kl_per_dim'])
 
-# %% ../nbs/lib/08_gems.ipynb #4ccc7175
+# %% ../nbs/lib/08_gems.ipynb #4932a70a
 @torch.no_grad()
 def set_bounds(gems: GeMS, e: Episodes):
     "Set `centre` and `scale` from the latents of logged slates."
@@ -185,7 +185,7 @@ def set_bounds(gems: GeMS, e: Episodes):
         low, high = torch.minimum(low, (mean - (logvar/2).exp()).amin(0)), torch.maximum(high, (mean + (logvar/2).exp()).amax(0))
     gems.centre.copy_((low + high)/2); gems.scale.copy_((high - low)/2)
 
-# %% ../nbs/lib/08_gems.ipynb #615d0d5d
+# %% ../nbs/lib/08_gems.ipynb #756b4e9b
 def quiet_trainer(**kw) -> pl.Trainer:
     "A Lightning trainer that keeps no files and says nothing of its own: artifacts and logs are ours."
     import logging, warnings
@@ -194,7 +194,7 @@ def quiet_trainer(**kw) -> pl.Trainer:
     return pl.Trainer(**{**dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                                 accelerator='cpu', devices=1, num_sanity_val_steps=0), **kw})
 
-# %% ../nbs/lib/08_gems.ipynb #544af7d8
+# %% ../nbs/lib/08_gems.ipynb #c075844e
 def gems_recipe(params: Params, logged: Artifact, mf: Artifact|None = None) -> dict:
     return dict(env=params.env.recipe(), gems={k: v for k, v in params.gems.model_dump().items() if k != 'ranker_seed'},
                 ranker_seed=params.ranker_seed, privileged=params.gems.ranker_embedds == 'ideal', inputs=dict(logged=logged.sha256) | (dict(mf=mf.sha256) if mf else {}))
@@ -202,7 +202,7 @@ def gems_recipe(params: Params, logged: Artifact, mf: Artifact|None = None) -> d
 def gems_name(params: Params) -> str:
     g = params.gems
     return (f"GeMS_{params.env.label}_latentdim{g.latent_dim}_beta{g.lambda_KL}_lambdaclick{g.lambda_click}_lambdaprior{g.lambda_prior}_"
-            f"{g.ranker_embedds}_seed{params.ranker_seed}{params.variant('gems', 'mf', 'logged', 'collection')}")
+            f"{g.ranker_embedds}_seed{params.ranker_seed}{params.variant('gems', 'mf', 'logged', 'collection.block_size')}")
 
 def pretrain_gems(params: Params, logged: Artifact, mf: Artifact|None = None, force: bool = False) -> Artifact:
     "Train GeMS on logged trajectories, or find it."
@@ -234,7 +234,7 @@ def _train_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path,
     resume.unlink(missing_ok=True)
     return artifact
 
-# %% ../nbs/lib/08_gems.ipynb #866d0a56
+# %% ../nbs/lib/08_gems.ipynb #3d098a81
 def find_gems(params: Params) -> Artifact:
     "The ranker that these parameters ask for, or an error with the command that trains it."
     command = pretrain_command(params)
@@ -253,7 +253,7 @@ def load_gems(artifact: Artifact, env: EnvParams) -> tuple[GeMS, list[dict]]:
     if not torch.isfinite(gems.scale).all(): raise SlateRLError(f"{artifact.path} has no action bounds. Make it again with force: {artifact.provenance['command']}")
     return gems.requires_grad_(False).eval(), content['history']
 
-# %% ../nbs/lib/08_gems.ipynb #3d50dcbf
+# %% ../nbs/lib/08_gems.ipynb #1d380c64
 class RandomLatents(Policy):
     "Latents uniform over the box of actions, decoded by the ranker."
     name = 'random latents'

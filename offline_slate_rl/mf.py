@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clicked_pairs', 'MF', 'train_mf', 'mf_recipe', 'pretrain_mf']
 
-# %% ../nbs/lib/09_mf.ipynb #a98f312b
+# %% ../nbs/lib/09_mf.ipynb #d87fd396
 import math
 from functools import partial
 
@@ -20,7 +20,7 @@ from .params import EnvParams, Params
 from .store import Artifact, append_rows, load_tensors, made_or_reused, one_thread, provenance, save_artifact, save_tensors, stage_log
 from .streams import stream, torch_seeded
 
-# %% ../nbs/lib/09_mf.ipynb #b1621548
+# %% ../nbs/lib/09_mf.ipynb #42005fba
 def clicked_pairs(e: Episodes) -> Tensor:  # (number of clicks, 2): trajectory, clicked item
     "Every click after the initial slate."
     n, turn, slot = e.clicks[:, 1:].nonzero(as_tuple=True)
@@ -38,7 +38,7 @@ class MF(nn.Module):
         user, positive = self.users(pairs[:, 0]), self.items(pairs[:, 1])
         return -F.logsigmoid((user*positive).sum(1, keepdim=True) - (user[:, None]*self.items(negatives)).sum(-1)).mean()
 
-# %% ../nbs/lib/09_mf.ipynb #5bd27ba2
+# %% ../nbs/lib/09_mf.ipynb #8814cb1b
 def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=print) -> tuple[Tensor, list[dict]]:
     "Item table (num_items, dim) of the best validation, and the history of losses."
     m, seed = params.mf, params.mf_seed
@@ -57,7 +57,7 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
             optimizer.zero_grad(); loss.backward(); optimizer.step()
             if (i + 1) % 1000 == 0 or i + 1 == len(batches):  # every thousand batches, as published
                 with torch.no_grad(): val_loss = float(model.loss(val, val_negatives))
-                history.append(dict(epoch=epoch, batch=i + 1, train_loss=float(loss), val_loss=val_loss))
+                history.append(dict(epoch=epoch, batch=i + 1, train_loss=loss.item(), val_loss=val_loss))
                 if val_loss < best_loss: best, best_loss, failures = model.items.weight.detach().clone(), val_loss, 0
                 elif (failures := failures + 1) == m.patience:
                     say(f"MF stopped in epoch {epoch + 1}: no improvement in {m.patience} validations (best loss {best_loss:.4f})")
@@ -65,14 +65,14 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
     say(f"MF: best validation loss {best_loss:.4f} (log 2 = {math.log(2):.4f} knows nothing)")
     return best, history
 
-# %% ../nbs/lib/09_mf.ipynb #d27c6c6c
+# %% ../nbs/lib/09_mf.ipynb #10d7160c
 def mf_recipe(params: Params, logged: Artifact) -> dict:
     return dict(env=params.env.recipe(), mf={k: v for k, v in params.mf.model_dump().items() if k != 'seed'}, seed=params.mf_seed, inputs=dict(logged=logged.sha256))
 
 def pretrain_mf(params: Params, logged: Artifact, force: bool = False) -> Artifact:
     "Train the `mf` item table on logged clicks, or find it."
     recipe, command = mf_recipe(params, logged), pretrain_command(params)
-    path = params.outputs/'pretrained'/params.env.label/f"MF_{params.env.label}_dim{params.mf.embedding_dim}_seed{params.mf_seed}{params.variant('mf', 'logged', 'collection')}.pt"
+    path = params.outputs/'pretrained'/params.env.label/f"MF_{params.env.label}_dim{params.mf.embedding_dim}_seed{params.mf_seed}{params.variant('mf', 'logged', 'collection.block_size')}.pt"
     def make() -> Artifact:
         one_thread()
         e = Dataset(logged).episodes()

@@ -130,7 +130,7 @@ class TrainingParams(Strict):
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
 
-# %% ../nbs/lib/00_params.ipynb #6fdbd3b5
+# %% ../nbs/lib/00_params.ipynb #ac0ab0bc
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files, for names and for the record."
     agent_name: str; scale: str; seed: int
@@ -147,9 +147,9 @@ class Params(Strict):
     @property
     def outputs(self) -> Path: return outputs_dir(self.scale)
 
-    def variant(self, *sections: str, but: tuple = ()) -> str:
-        "Suffix that keeps two recipes from sharing a path: a hash of the overrides of `sections`, empty without any."
-        changed = {k: v for k, v in self.overrides.items() if k.split('.')[0] in sections and k not in but}
+    def variant(self, *keys: str, but: tuple = ()) -> str:
+        "Suffix that keeps two recipes from sharing a path: a hash of the overrides of `keys`, or of sections of them; empty without any."
+        changed = {k: v for k, v in self.overrides.items() if (k in keys or k.split('.')[0] in keys) and k not in but}
         return f"-{short_hash(changed)}" if changed else ''
 
     def arguments(self) -> str:
@@ -192,7 +192,7 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #b70e1ebf
+# %% ../nbs/lib/00_params.ipynb #bda54b76
 QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
@@ -214,8 +214,12 @@ def _set(values: dict, key: str, value, source: str, shrink: bool = False):
 
 def _overrides(overrides) -> dict:
     if not overrides: return {}
-    if isinstance(overrides, str): overrides = yaml.safe_load(overrides)
-    if isinstance(overrides, dict): return overrides
+    if isinstance(overrides, str):
+        try: overrides = yaml.safe_load(overrides)
+        except yaml.YAMLError: pass  # still a text, so refused below
+    if isinstance(overrides, dict) and all(isinstance(k, str) for k in overrides):
+        if 'env.name' in overrides: raise SlateRLError("overrides: env.name names the environment in the registry; give another one as env.")
+        return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
 # %% ../nbs/lib/00_params.ipynb #30d095f7

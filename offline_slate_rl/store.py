@@ -142,11 +142,12 @@ def differences(found: dict, asked: dict) -> list[str]:
     f, a = flatten(found), flatten(asked)
     return [f"{k} is {f.get(k)!r} there, {a.get(k)!r} is asked" for k in sorted(f.keys() | a.keys()) if f.get(k) != a.get(k)]
 
-# %% ../nbs/lib/01_store.ipynb #34b85f10
+# %% ../nbs/lib/01_store.ipynb #f2ad3e03
 def artifacts(folder: Path, kind: str|None = None) -> list[Artifact]:
-    "Every artifact below `folder` with a readable manifest, the newest last."
+    "Every artifact below `folder`, or the one at that path, with a readable manifest, the newest last."
     found = []
-    for path in Path(folder).rglob('*.manifest.json') if Path(folder).is_dir() else ():
+    folder = Path(folder)
+    for path in folder.rglob('*.manifest.json') if folder.is_dir() else [manifest_path(folder)] if manifest_path(folder).is_file() else ():
         with contextlib.suppress(SlateRLError):  # a file without its manifest or the reverse is no artifact
             found.append(load_artifact(path.with_name(path.name.removesuffix('.manifest.json')), kind, verify=False))
     return sorted(found, key=lambda o: (o.provenance.get('made', ''), str(o.path)))
@@ -163,12 +164,11 @@ def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifa
     why = f" The nearest that exists differs: {'; '.join(near[:4])}." if near else ''
     raise SlateRLError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
-# %% ../nbs/lib/01_store.ipynb #77ebfcab
+# %% ../nbs/lib/01_store.ipynb #f74025f5
 def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artifact], force: bool = False, say=print, exactly: bool = False) -> Artifact:
     "The artifact of `recipe` in the folder of `path`, or at `path` and nowhere else with `exactly`: found, or made by `make`. `force` makes it anyway."
     if not force:
-        found = matching(path.parent, kind, recipe)
-        if found and (found.path == path or not exactly):
+        if found := matching(path if exactly else path.parent, kind, recipe):
             say(f"Reused {found.path} (force makes it again)")
             return found
         if path.is_file() and manifest_path(path).is_file():

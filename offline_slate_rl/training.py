@@ -63,7 +63,7 @@ class Replay:
         self.stored = state['stored']
         for k in ('slates', 'clicks', 'latents'): getattr(self, k)[:len(self)] = state[k]
 
-# %% ../nbs/lib/11_training.ipynb #082e1b38
+# %% ../nbs/lib/11_training.ipynb #d5a33c34
 def run_recipe(params: Params, gems: Artifact) -> dict:
     return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed, privileged=gems.recipe['privileged'],
                 inputs=dict(gems=gems.sha256))
@@ -71,7 +71,7 @@ def run_recipe(params: Params, gems: Artifact) -> dict:
 def run_name(params: Params) -> str:
     g = params.gems
     return (f"{params.agent_name}_Medium_GeMS_{params.env.label}_latentdim{g.latent_dim}_beta{g.lambda_KL}_lambdaclick{g.lambda_click}_lambdaprior{g.lambda_prior}_"
-            f"{g.ranker_embedds}_seed{params.ranker_seed}_agentseed{params.seed}_gamma{params.env.gamma}{params.variant('agent', 'gems', 'mf', 'logged', 'collection')}")
+            f"{g.ranker_embedds}_seed{params.ranker_seed}_agentseed{params.seed}_gamma{params.env.gamma}{params.variant('agent', 'gems', 'mf', 'logged', 'collection.block_size')}")
 
 def run_folder(params: Params) -> Path:
     return Path(params.training.save_path).expanduser() if params.training.save_path else params.outputs/'checkpoints'/'online_rl'/params.env.label
@@ -253,7 +253,7 @@ class Keeper(pl.Callback):
         if self.bar: self.bar.close()
     on_exception = on_train_end
 
-# %% ../nbs/lib/11_training.ipynb #d547a092
+# %% ../nbs/lib/11_training.ipynb #214df1fb
 @dataclass
 class Run:
     "A finished training."
@@ -276,6 +276,9 @@ def train(params: Params, force: bool = False) -> Run:
         if resume and resume['steps'] >= t.max_steps: say(f"Reused {last.path}, trained for {resume['steps']} steps (force trains again)")
         else: _fit(params, gems, recipe, resume, say)
         found = checkpoints(params, gems)
+        if t.save_every_n_steps and target_name(params) not in found:
+            raise SlateRLError(f"This run has gone on to step {found['last'].provenance['steps']} without keeping {target_name(params)}, and a later state cannot go back. "
+                               f"Train again with force (`-p force True`), or use one that is there: {', '.join(found)}.")
         history = load_tensors(found['last'].path)['resume']['history']
         test = {name: _tested(params, found[name], say) for name in (target_name(params), 'best') if name in found}
     return Run(params, found, pd.DataFrame(history), test)
