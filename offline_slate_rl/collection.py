@@ -262,7 +262,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #ee9180c2
+# %% ../nbs/lib/13_collect.ipynb #94ab2aea
 def write_card(folder: Path) -> Path:
     "`README.md` for the datasets in `folder`, from their manifests and verification records."
     rows, details = [], []
@@ -324,8 +324,8 @@ Under `oracle/` lies what only the simulator knows: an honest learner must not u
 
 ## Known limits
 
-Users are simulated. A high return is no proof of personalisation: in these worlds a well-chosen constant slate can beat every reactive policy,
-since users drift towards what they click. Beliefs are those of the behaviour policy; raw slates and clicks are the truth.
+Users are simulated. A high return is no proof of personalisation: users drift towards what they click, so in most of these worlds one well-chosen
+slate shown to everybody earns more than most agents that react. Beliefs are those of the behaviour policy; raw slates and clicks are the truth.
 
 ## Licence
 
