@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .embeddings import item_table
 from .episodes import Action, EpsilonGreedyOracle, FixedSlate, Policy, RandomSlates, ShortTermOracle, interval, rollout
-from .params import EnvParams, SlateRLError, _read, env_params, nearest, registry, repo_dir
+from .params import EnvParams, _read, env_params, registry, repo_dir
 from .simulator import Obs, TopicRec, Turn, relevance
 from .store import write_text
 from .streams import stream
