@@ -23,7 +23,7 @@ test: export OMP_NUM_THREADS = 1
 test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
 	$(BIN)/python -m pytest -q tests/test_repository.py
 	$(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest --ignore tests/test_repository.py --durations 10
+	$(BIN)/python -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile --durations 10
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)

@@ -33,7 +33,7 @@ def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(pa
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #893dce83
+# %% ../nbs/lib/13_collect.ipynb #9191766b
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str, **more) -> str:
@@ -66,7 +66,7 @@ def collect_dataset(params: Params, quality: str,
     else:
         checkpoint = quality_checkpoint(params, quality, model_checkpoint)
         if approval == 'auto' and checkpoint.sha256 not in approvals(params, quality):
-            approve(params, quality, auto=True, inspection=inspect_checkpoint(params, quality, model_checkpoint))
+            approve(params, quality, model_checkpoint=model_checkpoint, auto=True, inspection=inspect_checkpoint(params, quality, model_checkpoint))
         approved = required_approval(params, quality, checkpoint, model_checkpoint)
         make_policy = partial(checkpoint_policy, checkpoint.path)
         made_of, inputs = f"{params.agent_name} after {checkpoint.provenance['steps']} steps", dict(checkpoint=checkpoint.sha256)
