@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, torch
 
 
 from .episodes import Episodes, FixedSlate, RandomSlates, ShortTermOracle, interval
-from .params import QUALITIES, EnvParams, Params, SlateRLError, _read, nearest
+from .params import QUALITIES, EnvParams, Params, SlateRLError, params_file, nearest
 from .store import Artifact, append_rows, load_artifact, write_text
 from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name, train_command
 from .worlds import committed_slate
@@ -41,7 +41,7 @@ def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '')
 # %% ../nbs/lib/12_inspect.ipynb #37c5ae89
 def reference(env: EnvParams) -> dict|None:
     "The committed reference returns of an environment."
-    return next((o for o in _read('references.yaml') if o['env'] == env.label), None)
+    return next((o for o in params_file('references.yaml') if o['env'] == env.label), None)
 
 def normalised_score(value: float, env: EnvParams, ref: dict|None = None) -> float|None:
     ref = ref or reference(env)

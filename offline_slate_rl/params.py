@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'SACParams', 'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'registry', 'env_params',
-           'seeds', 'agents', 'scales', 'load_params']
+           'SACParams', 'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'registry',
+           'env_params', 'seeds', 'agents', 'scales', 'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -159,7 +159,8 @@ class Params(Strict):
 
 # %% ../nbs/lib/00_params.ipynb #d3175006
 @lru_cache
-def _read(name: str) -> dict:
+def params_file(name: str) -> dict:
+    "The content of a YAML file in `params/`."
     path = repo_dir()/'params'/name
     if not path.is_file(): raise SlateRLError(f"{path} does not exist. It belongs to the repository: `git checkout params`.")
     return yaml.safe_load(path.read_text())
@@ -184,7 +185,7 @@ def _validated(model: type[Strict], values: dict, source: str):
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
-    d = _read('environments.yaml')
+    d = params_file('environments.yaml')
     return {f'{f}_{v}': _validated(EnvParams, {**d['defaults'], **family, **variant, 'name': f'{f}_{v}'}, 'params/environments.yaml')
             for f, family in d['families'].items() for v, variant in d['variants'].items()}
 
@@ -197,10 +198,10 @@ QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
     "The ten agent seeds of published results, the default one first."
-    return _read('seeds.yaml')
+    return params_file('seeds.yaml')
 
 def agents() -> list[str]: return sorted(o.stem for o in (repo_dir()/'params'/'agents').glob('*.yaml'))
-def scales() -> list[str]: return list(_read('scales.yaml'))
+def scales() -> list[str]: return list(params_file('scales.yaml'))
 
 def _set(values: dict, key: str, value, source: str, shrink: bool = False):
     "Set the dotted `key`, which must exist; with `shrink` never to more than it was."
@@ -230,11 +231,11 @@ def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale:
     if scale not in scales(): raise SlateRLError(f"Unknown scale '{scale}'. {nearest(scale, scales())}")
     if agent not in agents(): raise SlateRLError(f"Unknown agent '{agent}'. {nearest(agent, agents())}")
     if type(seed) is not int or seed < 0: raise SlateRLError(f"seed is {seed!r}; it should be a whole number from 0 on.")
-    pre, training = _read('pretraining.yaml'), _read('training.yaml')
-    values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': _read(f'agents/{agent}.yaml')}))
+    pre, training = params_file('pretraining.yaml'), params_file('training.yaml')
+    values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': params_file(f'agents/{agent}.yaml')}))
     top = {'agent_name': agent, 'scale': scale, 'seed': seed}
     _validated(Params, {**values, **top}, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
-    for key, value in _read('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
+    for key, value in params_file('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     base = _validated(Params, {**values, **top}, f'params/scales.yaml, {scale}')
     for key, value in (overrides := _overrides(overrides)).items(): _set(values, key, value, 'overrides')
     if not overrides: return base
