@@ -7,7 +7,7 @@ __all__ = ['quality_step', 'quality_checkpoint', 'reference', 'normalised_score'
            'inspect_files', 'inspect_checkpoint', 'judge', 'approvals_path', 'approvals', 'approve', 'approve_command',
            'required_approval', 'approval_state']
 
-# %% ../nbs/lib/12_inspect.ipynb #a0933779
+# %% ../nbs/lib/12_inspect.ipynb #9bc9f5cb
 import getpass, json, os
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -38,7 +38,7 @@ def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '')
         return artifact
     return find_checkpoint(params, model_checkpoint or quality_step(params, quality))
 
-# %% ../nbs/lib/12_inspect.ipynb #37c5ae89
+# %% ../nbs/lib/12_inspect.ipynb #0982683f
 def reference(env: EnvParams) -> dict|None:
     "The committed reference returns of an environment."
     return next((o for o in params_file('references.yaml') if o['env'] == env.label), None)
@@ -90,7 +90,7 @@ def reaction(policy, episodes: Episodes, env: EnvParams, n: int) -> tuple[Episod
     return frozen, dict(distinct_slates=len(torch.unique(first, dim=0)), shown_slates=len(first), latent_spread=spread, saturated=float((unit > 0.99).float().mean()),
                         frozen_return=m['return_mean'])
 
-# %% ../nbs/lib/12_inspect.ipynb #372e67a4
+# %% ../nbs/lib/12_inspect.ipynb #860a8e0d
 def inspect_files(params: Params) -> pd.DataFrame:
     "Checkpoints of the run: there, whole, of their siblings' size. `last` also holds the replay, so it is larger."
     rows = []
@@ -119,6 +119,9 @@ def inspect_checkpoint(params: Params, quality: str = 'medium', model_checkpoint
     for k, policy in policies.items():
         episodes[k], m = evaluate(policy, env, n, 'validation', oracle=True)
         rows[k] = m
+    if not params.collection.deterministic:  # a dataset is played by samples of the policy, and early in training those are worth far less than its mode
+        key = f'{name}, sampling'
+        episodes[key], rows[key] = evaluate(policies[name], env, n, 'validation', oracle=True, deterministic=False)
     frozen, react = reaction(policies[name], episodes[name], env, n)
     key = f'{name}, frozen'
     episodes[key], rows[key] = frozen, evaluate(FixedSlate(frozen.slates[0, 1]), env, n, 'validation', oracle=True)[1]
@@ -130,7 +133,7 @@ def inspect_checkpoint(params: Params, quality: str = 'medium', model_checkpoint
                 **{a: b for a, b in m.items() if not isinstance(b, list)}) for k, m in rows.items()])
     return Inspection(params, quality, chosen, table, episodes, files, blocking, warnings, react)
 
-# %% ../nbs/lib/12_inspect.ipynb #572530b1
+# %% ../nbs/lib/12_inspect.ipynb #75839a1f
 def judge(name: str, episodes: dict[str, Episodes], files: pd.DataFrame, score: float|None) -> tuple[list[str], list[str]]:
     "What blocks, and what deserves a warning, from the played episodes."
     blocking, warnings, me = [], [], episodes[name]
@@ -139,6 +142,9 @@ def judge(name: str, episodes: dict[str, Episodes], files: pd.DataFrame, score: 
         if other in episodes and other != name:
             d, half = paired(me, episodes[other])
             if d - half <= 0: blocking.append(f"{name} {words}: {d:+.1f} +- {half:.1f} clicks an episode.")
+    if f'{name}, sampling' in episodes:
+        d, half = paired(episodes[f'{name}, sampling'], episodes['random slates'])
+        if d - half <= 0: blocking.append(f"{name} is not above random slates when it samples, as it would collect: {d:+.1f} +- {half:.1f} clicks an episode.")
     if 'best' in episodes and name != 'best':
         d, half = paired(episodes['best'], me)
         if d <= max(half, 0.02*float(me.returns.mean())):
