@@ -7,7 +7,7 @@ __all__ = ['USERS_SEED', 'Action', 'Policy', 'RandomSlates', 'FixedSlate', 'Shor
            'EpsilonGreedyOracle', 'Episodes', 'id_dtype', 'rollout', 'interval', 'measures']
 
 # %% ../nbs/lib/05_episodes.ipynb #04a3081f
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np, torch

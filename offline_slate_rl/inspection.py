@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 
 
 from .episodes import Episodes, FixedSlate, RandomSlates, ShortTermOracle, interval
 from .params import QUALITIES, EnvParams, Params, SlateRLError, params_file, nearest
 from .store import Artifact, append_rows, load_artifact, write_text
-from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name, train_command
+from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name
 from .worlds import committed_slate
 
 # %% ../nbs/lib/12_inspect.ipynb #da13b3fe

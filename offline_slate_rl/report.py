@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .collection import Check
 from .embeddings import item_table, topic_norms
-from .episodes import Episodes, interval
+from .episodes import Episodes
 from .gems import GeMS
 from .inspection import Inspection
 from .params import EnvParams

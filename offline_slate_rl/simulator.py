@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from torch import Tensor
 
