@@ -7,8 +7,8 @@ __all__ = ['PipelineEngine', 'notebooks_dir', 'pipeline_notebook', 'NotebookErro
            'notebook_parameters', 'check_parameters', 'report_path', 'report', 'write_report', 'complete_line',
            'run_notebook', 'readme', 'write_readme', 'shown', 'keep_outputs']
 
-# %% ../nbs/lib/14_notebooks.ipynb #64a7c783
-import ast, copy, functools, html, os, re, tempfile
+# %% ../nbs/lib/14_notebooks.ipynb #125678ad
+import ast, copy, functools, html, json, os, re, tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,14 +23,14 @@ class PipelineEngine:
     @classmethod
     def nb_language(cls, nb, language=None): return NBClientEngine.nb_language(nb, language)
 
-# %% ../nbs/lib/14_notebooks.ipynb #8ca0b9cb
+# %% ../nbs/lib/14_notebooks.ipynb #549205f8
 import click, nbformat, yaml
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError, strip_color
 from papermill.iorw import NoDatesSafeLoader, papermill_io, read_yaml_file
 from papermill.log import logger
 
-from .params import QUALITIES, SlateRLError, agents, default_scale, nearest, outputs_dir, registry, repo_dir, scales
+from .params import QUALITIES, SlateRLError, agents, default_scale, nearest, outputs_dir, registry, repo_dir, scales, short_hash
 
 # %% ../nbs/lib/14_notebooks.ipynb #1a9afd69
 def notebooks_dir() -> Path:
@@ -135,7 +135,7 @@ def _shown(path) -> str:
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
-# %% ../nbs/lib/14_notebooks.ipynb #f4fed305
+# %% ../nbs/lib/14_notebooks.ipynb #d8ff45dc
 _IN_NAME = 'agent', 'algorithm', 'seed'
 
 def report_path(notebook, given: dict, declared: dict[str, Parameter]|None = None) -> Path:
@@ -145,6 +145,7 @@ def report_path(notebook, given: dict, declared: dict[str, Parameter]|None = Non
     value = {k: given.get(k, o.default) for k, o in declared.items()}
     folders = [str(value[o]) for o in ('env', 'quality') if value.get(o)]
     extra = ''.join(f'_{o}-{value[o]}' for o in _IN_NAME if o in declared and value[o] != declared[o].default)
+    if value.get('overrides'): extra += f"_overrides-{short_hash(value['overrides'])}"
     return outputs_dir(value.get('scale') or None).joinpath('reports', *folders, notebook.stem + re.sub(r'[^\w.+-]', '_', extra) + '.ipynb')
 
 # %% ../nbs/lib/14_notebooks.ipynb #0be5a41d
@@ -265,7 +266,7 @@ def write_report(nb, path, folder=None) -> Path:
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/lib/14_notebooks.ipynb #55b4ccaf
+# %% ../nbs/lib/14_notebooks.ipynb #fa252b88
 def _called_from() -> Path:
     "The folder that papermill's paths are relative to: with --cwd it is not the current one."
     handler = papermill_io.get_handler('local')
@@ -282,7 +283,7 @@ def _execute(nb, kernel_name, input_path=None, **kwargs):
     from papermill.parameterize import parameterize_notebook
 
     about = nb.metadata.papermill
-    given = dict(about.get('parameters') or {})
+    given = json.loads(json.dumps(about.get('parameters') or {}))  # plain types: nbformat wraps dicts in its own
     checked = check_parameters(source, given)
     if checked != given or any(type(checked[o]) is not type(given[o]) for o in given):
         nb = parameterize_notebook(nb, checked, kernel_name=kernel_name)

@@ -97,10 +97,11 @@ def test_redirected_input_does_not_become_the_notebook(place):
     "papermill alone would read a notebook from the pipe and write it over the one that was named."
     source = place/'nbs'/'30_collect.ipynb'
     before = source.read_bytes()
-    res = run(source, '-p', 'scale', 'tiny', '-p', 'agent', 'SAC+GeMS', stdin=None, input='')
+    res = run(source, '-p', 'scale', 'tiny', '-p', 'agent', 'SAC+GeMS', '-p', 'overrides', '{gems.latent_dim: 16}', stdin=None, input='')
     assert res.returncode == 0, res.stderr
     assert source.read_bytes() == before
-    assert (place/'outputs'/'tiny'/'reports'/'focused_mix'/'medium'/'30_collect.html').is_file()
+    [page] = (place/'outputs'/'tiny'/'reports'/'focused_mix'/'medium').glob('30_collect_overrides-*.html')
+    assert "{'gems.latent_dim': 16}" in page.read_text()
     assert '"cells"' not in res.stdout
 
 
@@ -109,7 +110,7 @@ def test_every_way_of_giving_parameters(place):
     values, path = prepared(place, '-f', 'more.yaml', '-y', 'seed: 7', '-b', base64.b64encode(b'scale: laptop').decode(),
                             '-r', 'note', '12', '-p', 'overrides', '{gems.latent_dim: 16}')
     assert values == dict(quality='random', note='12', seed=7, scale='laptop', overrides={'gems.latent_dim': 16})
-    assert str(path) == 'laptop/reports/focused_mix/random/30_collect_seed-7.ipynb'
+    assert str(path) == 'laptop/reports/focused_mix/random/30_collect_seed-7_overrides-7e577347.ipynb'
 
 
 def test_an_empty_scale_is_the_default_one(place, monkeypatch):
