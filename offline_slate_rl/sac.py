@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SACAgent']
 
-# %% ../nbs/lib/10_sac.ipynb #4b1e5be3
+# %% ../nbs/lib/10_sac.ipynb #33d3052f
 import copy, math
 
 import torch, torch.nn.functional as F
@@ -13,11 +13,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .actor import LatentAgent, net, squash
-from .belief import GRUBelief
+from .belief import GRUBelief, scan_beliefs
 from .gems import GeMS
 from .params import EnvParams, SACParams
 
-# %% ../nbs/lib/10_sac.ipynb #f7845e9a
+# %% ../nbs/lib/10_sac.ipynb #be1d5429
 class SACAgent(LatentAgent):
     "Networks of SAC."
     def __init__(self, env: EnvParams, params: SACParams, ranker: GeMS):
@@ -27,27 +27,23 @@ class SACAgent(LatentAgent):
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(params.alpha)))
 
-    @property
-    def critic_parameters(self) -> list: return [*self.critics.parameters(), *self.critic_belief.parameters()]
-
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        "Critic, actor, temperature."
+        "Q networks, policy, the two beliefs, temperature."
         p = self.params
-        return [torch.optim.Adam(o, lr=lr, fused=True) for o, lr in ((self.critic_parameters, p.q_lr), (self.actor_parameters, p.pi_lr), ([self.log_alpha], p.alpha_lr))]
+        def group(module, lr): return dict(params=list(module.parameters()), lr=lr)
+        groups = ([group(self.critics, p.q_lr)], [group(self.policy, p.pi_lr)],
+                  [group(self.actor_belief, p.pi_lr), group(self.critic_belief, p.q_lr)], [dict(params=[self.log_alpha], lr=p.alpha_lr)])
+        return [torch.optim.Adam(o, fused=True) for o in groups]
 
     def gaussian(self, state: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.policy(state).chunk(2, -1)
         return mean, log_std.clamp(-20, 2)
 
-    def act_unit(self, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        "A sampled action in the unit box and its log-density there."
-        return squash(*self.gaussian(state), noise)
-
     def min_q(self, critics: nn.ModuleList, state: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([state, action], -1)
         return torch.minimum(critics[0](x), critics[1](x)).squeeze(-1)
 
-# %% ../nbs/lib/10_sac.ipynb #dc065593
+# %% ../nbs/lib/10_sac.ipynb #c5895219
 @patch
 def update(self: SACAgent, optimizers: list,
            slates: Tensor, clicks: Tensor,   # (n, H+1, slate_size)
@@ -55,37 +51,40 @@ def update(self: SACAgent, optimizers: list,
            count: int,                       # updates before this one
            noise: torch.Generator,
           ) -> dict[str, Tensor]:            # what happened, as tensors on the device
-    "One gradient step of critic, actor and temperature, and of the targets."
-    p, n, h = self.params, *latents.shape[:2]
-    critic_optimizer, actor_optimizer, alpha_optimizer = optimizers
-    rewards = clicks[:, 1:].sum(-1, dtype=torch.float32)
-    def normals(): return torch.randn(n, h, self.action_dim, generator=noise, device=latents.device)
-    actor_state, critic_state = self.actor_belief(slates, clicks), self.critic_belief(slates, clicks)
+    "One gradient step of critic, actor and temperature, and of the targets. Inside, time comes first: (H, n, ...)."
+    p, (n, h) = self.params, latents.shape[:2]
+    q_optimizer, policy_optimizer, belief_optimizer, alpha_optimizer = optimizers
+    for o in optimizers: o.zero_grad()
+    rewards, latents = clicks[:, 1:].sum(-1, dtype=torch.float32).T, latents.transpose(0, 1)
+    def normals(): return torch.randn(h, n, self.action_dim, generator=noise, device=latents.device)
+    beliefs = scan_beliefs([self.actor_belief, self.critic_belief], slates, clicks)
+    actor_state, critic_state = (o.detach().requires_grad_() for o in beliefs)
+    mean, log_std = self.gaussian(actor_state)
     alpha = self.log_alpha.detach().exp()
 
     with torch.no_grad():  # eq. 3: the soft Bellman target
-        next_unit, next_log_prob = self.act_unit(actor_state[:, 1:], normals())
-        value = self.min_q(self.targets, critic_state[:, 1:], self.stretch(next_unit)) - alpha*next_log_prob
-        if p.timeout_is_terminal: value[:, -1] = 0
+        next_unit, next_log_prob = squash(mean[1:], log_std[1:], normals())
+        value = self.min_q(self.targets, critic_state[1:], self.stretch(next_unit)) - alpha*next_log_prob
+        if p.timeout_is_terminal: value[-1] = 0
         target = rewards + self.env.gamma*value
 
-    x = torch.cat([critic_state[:, :-1], latents], -1)  # eq. 5: both critics towards it
+    x = torch.cat([critic_state[:-1], latents], -1)  # eq. 5: both critics towards it
     q = [critic(x).squeeze(-1) for critic in self.critics]
     critic_loss = 0.5*sum(F.mse_loss(o, target) for o in q)
-    critic_optimizer.zero_grad()
-    critic_loss.backward(inputs=self.critic_parameters)
-    critic_optimizer.step()
+    critic_loss.backward(inputs=[*self.critics.parameters(), critic_state])
+    q_optimizer.step()
 
-    unit, log_prob = self.act_unit(actor_state[:, :-1], normals())  # eq. 7: the actor, through the updated critics
-    actor_loss = (alpha*log_prob - self.min_q(self.critics, critic_state[:, :-1].detach(), self.stretch(unit))).mean()
-    actor_optimizer.zero_grad()
-    actor_loss.backward(inputs=self.actor_parameters)
-    actor_optimizer.step()
+    unit, log_prob = squash(mean[:-1], log_std[:-1], normals())  # eq. 7: the actor, through the updated critics
+    actor_loss = (alpha*log_prob - self.min_q(self.critics, critic_state[:-1].detach(), self.stretch(unit))).mean()
+    actor_loss.backward(inputs=[*self.policy.parameters(), actor_state])
+    policy_optimizer.step()
+
+    torch.autograd.backward(beliefs, [actor_state.grad, critic_state.grad])
+    belief_optimizer.step()
 
     if p.automatic_entropy:  # eq. 18: the temperature, towards an entropy of -action_dim
         alpha_loss = -(self.log_alpha.exp()*(log_prob.detach() - self.action_dim).mean())
-        alpha_optimizer.zero_grad()
-        alpha_loss.backward(inputs=[self.log_alpha])
+        alpha_loss.backward()
         alpha_optimizer.step()
 
     if (count + 1) % p.target_update_frequency == 0:
