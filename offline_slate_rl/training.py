@@ -125,7 +125,7 @@ def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle
     e = rollout(sim, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
     return e, measures(e, sim)
 
-# %% ../nbs/lib/11_training.ipynb #b24063df
+# %% ../nbs/lib/11_training.ipynb #3307301b
 class OnlineTraining(pl.LightningModule):
     "Trains `agent` online, step by step."
     def __init__(self, params: Params, agent: LatentAgent):
@@ -157,9 +157,10 @@ class OnlineTraining(pl.LightningModule):
             self.replay.add(played)
             self.returns = played.returns.tolist()
         if self.steps >= p.random_steps:
-            batch = self.replay.sample(p.batch_size, self.draws)
-            self.last = self.agent.update(self.adams, *batch, self.updates, self.noise)
-            self.updates += 1
+            for _ in range(p.updates_per_step):
+                batch = self.replay.sample(p.batch_size, self.draws)
+                self.last = self.agent.update(self.adams, *batch, self.updates, self.noise)
+                self.updates += 1
         self.steps += 1
 
     def state(self) -> dict:
@@ -173,7 +174,7 @@ class OnlineTraining(pl.LightningModule):
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.adams, state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #557681d4
+# %% ../nbs/lib/11_training.ipynb #3d5dda7d
 class Keeper(pl.Callback):
     "Validates, saves and tells."
     def __init__(self, params: Params, recipe: dict, resume: dict|None, say):
@@ -194,9 +195,10 @@ class Keeper(pl.Callback):
         self.saved = time.time()
 
     def validate(self, loop: OnlineTraining) -> dict:
-        _, m = evaluate(LatentPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
+        played, m = evaluate(LatentPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
         row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps, val_reward=m['return_mean'], val_ci95=m['return_ci95'],
-                   train_reward=sum(self.recent)/len(self.recent) if self.recent else None, distinct_slates=m['distinct_slates'], episodes=m['episodes'],
+                   train_reward=sum(self.recent)/len(self.recent) if self.recent else None, distinct_slates=m['distinct_slates'],
+                   latent_spread=float((played.latents.std((0, 1))/loop.agent.scale.cpu()).mean()), episodes=m['episodes'],
                    **{k: float(v) for k, v in loop.last.items()})
         self.history.append(row)
         self.say(f"VALIDATION @ Step {loop.steps}"); self.say(f"  Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} ({m['episodes']} episodes, "
