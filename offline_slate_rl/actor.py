@@ -63,10 +63,13 @@ class LatentAgent(nn.Module):
 
     def stretch(self, unit: Tensor) -> Tensor: return self.centre + self.scale*unit
 
-# %% ../nbs/lib/10_actor.ipynb #09a53b64
+# %% ../nbs/lib/10_actor.ipynb #1143bfbf
 class LatentPolicy(Policy):
     "A `LatentAgent` that plays."
     def __init__(self, agent: LatentAgent, name: str = 'agent'): self.agent, self.name = agent, name
+
+    @property
+    def device(self) -> torch.device: return self.agent.centre.device
 
     def reset(self, num_envs, generator):
         super().reset(num_envs, generator)

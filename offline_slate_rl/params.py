@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'SACParams', 'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'registry',
-           'env_params', 'seeds', 'agents', 'scales', 'load_params']
+           'SACParams', 'ReinforceParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
+           'params_file', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #a61ef47a
+# %% ../nbs/lib/00_params.ipynb #6c2e2a72
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -124,9 +124,14 @@ class ReinforceParams(AgentParams):
 
 AnyAgentParams = Annotated[SACParams|ReinforceParams, Field(discriminator='algorithm')]
 
+class SwanLabParams(Strict):
+    mode: Literal['local', 'offline', 'cloud', 'disabled']; project: str; workspace: str|None; tags: list[str]|None; description: str|None; logdir: str|None
+    id: str|None; resume: Literal['must', 'allow', 'never']
+
 class TrainingParams(Strict):
     max_steps: int; target_step: int; save_every_n_steps: int; check_val_every_n_steps: int; val_episodes: int; test_episodes: int
     log_every_n_steps: int; save_last_every_minutes: float; save_path: str|None; device: Literal['auto', 'cpu', 'cuda']
+    logger: Literal['tensorboard', 'swanlab', 'none']; swanlab: SwanLabParams
 
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
