@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench worlds check lab export plots readme
+.PHONY: help demo test bench ablation worlds check lab export plots readme
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -34,7 +34,7 @@ check: .venv/.ready ## package and README match the notebooks, notebooks clean, 
 
 ablation: export OMP_NUM_THREADS = 1
 ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)
-	$(BIN)/slate-rl ablate
+	$(BIN)/python -c "from offline_slate_rl.ablation import ablate; print(ablate())"
 
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json

@@ -7,7 +7,7 @@ __all__ = ['CHAIN', 'plot_pretraining', 'plot_mf', 'plot_bounds', 'decoded_slate
            'checkpoint_table', 'inspection_table', 'reaction_table', 'plot_returns', 'plot_over_time', 'plot_episode',
            'plot_dataset', 'check_table', 'measure_table', 'plot_chain']
 
-# %% ../nbs/lib/15_report.ipynb #2089f696
+# %% ../nbs/lib/15_report.ipynb #6b4d2542
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 
@@ -65,7 +65,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         out[f'decoded {i + 1}'] = [f'{int(b)}{" =" if a == b else ""}' for a, b in zip(slates[i], decoded[i])]
     return pd.DataFrame(out, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../nbs/lib/15_report.ipynb #eb4c9ed5
+# %% ../nbs/lib/15_report.ipynb #7f4f79c7
 def plot_training(history: pd.DataFrame, target_step: int) -> Figure:
     "Returns over steps, and what the learner says of itself."
     fig, (a, b, c) = _axes(3)
@@ -75,8 +75,8 @@ def plot_training(history: pd.DataFrame, target_step: int) -> Figure:
     a.axvline(target_step, color='grey', ls=':'); a.annotate(f'step {target_step}', (target_step, a.get_ylim()[0]), rotation=90, fontsize=8, va='bottom', ha='right')
     a.set(xlabel='step', ylabel='return'); a.legend(frameon=False, fontsize=8)
     b.plot(history.step, history.distinct_slates, 'o-', ms=3); b.set(xlabel='step', ylabel='distinct slates in validation', yscale='log')
-    for k in ('alpha', 'saturated'):
-        if k in history: c.plot(history.step, history[k], 'o-', ms=3, label={'alpha': 'temperature', 'saturated': 'saturated share of actions'}[k])
+    for k, label in dict(alpha='temperature', saturated='saturated share of actions', latent_spread='spread of the mode, share of half the range').items():
+        if k in history: c.plot(history.step, history[k], 'o-', ms=3, label=label)
     c.set(xlabel='step', ylim=(0, None)); c.legend(frameon=False, fontsize=8)
     for ax in (a, b, c): ax.tick_params(axis='x', labelrotation=30)
     return fig
