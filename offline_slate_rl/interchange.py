@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['VIEWS', 'WRITERS', 'LOAD', 'about', 'environment', 'references', 'blocks', 'columns', 'write_npz', 'write_lists',
            'write_parquet', 'env_spec', 'minari_id', 'minari_spaces', 'write_minari', 'atomic_folder', 'export_path',
-           'export_dataset', 'load_line', 'import_command', 'import_logged', 'import_mf', 'import_published']
+           'export_dataset', 'export_notes', 'load_line', 'import_command', 'import_logged', 'import_mf',
+           'import_published']
 
 # %% ../nbs/lib/19_interchange.ipynb #7b959fcb
 import copy, importlib.util, json, os, shutil, uuid
@@ -144,9 +145,10 @@ def write_minari(d: Dataset, folder: Path, view: str, oracle: bool):
                                  offline_slate_rl=about(d, view=view), **scores))
     storage.update_episodes(EpisodeBuffer(**_episode(e, i, view, oracle)) for _, e in blocks(d) for i in range(len(e)))
 
-# %% ../nbs/lib/19_interchange.ipynb #39993d36
+# %% ../nbs/lib/19_interchange.ipynb #0e612b4a
 WRITERS = dict(minari=write_minari, npz=write_npz, parquet=write_parquet, pkl=write_lists)
-LOAD = dict(npz='dict(numpy.load("{}"))', parquet='pandas.read_parquet("{}")', pkl='pandas.read_pickle("{}")')
+LOAD = dict(npz='dict(numpy.load("{}"))', parquet='pandas.read_parquet("{}")',
+            pkl="the script's own reader: a dict of lists with one array a trajectory")  # no code here reads such a file, so none is printed
 
 @contextmanager
 def atomic_folder(path: Path):
@@ -166,13 +168,14 @@ def atomic_folder(path: Path):
         for o in temporary, old: shutil.rmtree(o, ignore_errors=True)
 
 def export_path(d: Dataset, to: str, output: str, view: str) -> Path:
-    "Where an export goes: beside the dataset, Minari's to where Minari looks."
+    "Where an export goes: beside the dataset, Minari's to where Minari looks. Absolute, since Minari measures no folder of a relative path."
     if to == 'minari':
         root = Path(output).expanduser() if output else Path(os.environ.get('MINARI_DATASETS_PATH') or Path.home()/'.minari'/'datasets')
-        return root/minari_id(d, view)
+        return root.resolve()/minari_id(d, view)
     name = f"{d.path.stem}{'_slate' if view == 'slate' else ''}.{to}"
     if not output: return d.path.with_name(name)
-    return Path(output).expanduser() if output.endswith(f'.{to}') else Path(output).expanduser()/name
+    path = Path(output).expanduser().resolve()
+    return path if output.endswith(f'.{to}') else path/name
 
 def export_dataset(path: Path, to: str,
                    output: str = '',      # file or folder; of Minari the folder of all its datasets
@@ -197,10 +200,18 @@ def export_dataset(path: Path, to: str,
     with (atomic_folder if to == 'minari' else atomic)(target) as t: WRITERS[to](d, t, view, oracle)
     return target
 
+def export_notes(path: Path, to: str) -> list[str]:
+    "What an export to Minari lacks, and why."
+    d = Dataset(load_artifact(path, 'dataset', verify=False))
+    env, notes = environment(d), []
+    if to == 'minari' and not references(env): notes.append(f"No reference scores: params/references.yaml has none for {env.name} as it is here, so minari.get_normalized_score refuses.")
+    if to == 'minari' and not env_spec(env): notes.append(f"No environment to recover: {env.name} lies on an item table of its own (sha256 {env.item_embeddings}).")
+    return notes
+
 def load_line(path: Path, to: str, output: str = '') -> str:
     "The line of Python that loads an export."
     if to != 'minari': return LOAD[to].format(path)
-    return f"{f'MINARI_DATASETS_PATH={output} ' if output else ''}minari.load_dataset(\"{'/'.join(path.parts[-2:])}\")"
+    return f"minari.load_dataset(\"{'/'.join(path.parts[-2:])}\")" + (f'   with MINARI_DATASETS_PATH={path.parent.parent}' if output else '')
 
 # %% ../nbs/lib/19_interchange.ipynb #e0349685
 def _published(path: Path):
