@@ -195,6 +195,14 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument('path', type=Path)
     c = command('verify', 'check datasets')
     c.add_argument('path', nargs='?', type=Path); c.add_argument('--all', action='store_true', help='every dataset of the scale')
+    c = sub.add_parser('export', help='write a dataset for another library', description='Write a dataset for another library: Minari, npz with the keys of D4RL, Parquet, lists in a pkl file.')
+    c.add_argument('path', type=Path, help='the dataset (.h5)'); c.add_argument('--to', required=True, metavar='FORMAT', help='minari, npz, parquet or pkl')
+    c.add_argument('--output', default='', help="file or folder (default: beside the dataset; of Minari, the folder where it looks)")
+    c.add_argument('--view', default='', help="slate: raw slates and clicks (Minari's default); latent: belief and latent (that of npz and pkl)")
+    c.add_argument('--oracle', action='store_true', help='with what only the simulator knows'); c.add_argument('--force', action='store_true', help='replace what is there')
+    c = command('import', 'take published logged trajectories, MF or item embeddings')
+    c.add_argument('path', type=Path, help='the published file (.pt)'); c.add_argument('--kind', required=True, help='logged, mf or items')
+    c.add_argument('--env', required=True); c.add_argument('--overrides', default='', help='for instance "{env.item_embeddings: table.pt}"')
     return p
 
 def main(argv: list[str]|None = None) -> int:
@@ -230,3 +238,14 @@ def _verify(a):
         print(f'{r.outcome}  {r.dataset}' + (f'\n        {r.failed}' if r.failed else '') + (f'\n        Collect it again: {r.again}' if r.again else ''))
     print(f"{(table.outcome == 'passed').sum()} passed, {(table.outcome != 'passed').sum()} failed")
     return int((table.outcome != 'passed').any())
+
+def _export(a):
+    from offline_slate_rl.interchange import export_dataset, export_notes, load_line  # here, since it comes later and no other command needs it
+    path = export_dataset(a.path, a.to, a.output, a.view, a.oracle, a.force)
+    for o in export_notes(a.path, a.to): print(o)
+    print(f"{path}\nLoad it: {load_line(path, a.to, a.output)}")
+
+def _import(a):
+    from offline_slate_rl.interchange import import_published
+    path, line = import_published(a.path, a.kind, load_params(a.env, scale=a.scale, overrides=a.overrides))
+    print(f"{path}\nUse it: {line}")

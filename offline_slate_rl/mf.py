@@ -13,7 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .datasets import Dataset, pretrain_command
+from .datasets import Dataset, imported, pretrain_command
 from .embeddings import item_table
 from .episodes import Episodes
 from .params import EnvParams, Params
@@ -67,10 +67,12 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
 
 # %% ../nbs/lib/09_mf.ipynb #10d7160c
 def mf_recipe(params: Params, logged: Artifact) -> dict:
-    return dict(env=params.env.recipe(), mf={k: v for k, v in params.mf.model_dump().items() if k != 'seed'}, seed=params.mf_seed, inputs=dict(logged=logged.sha256))
+    if params.mf.source: return imported(params, 'mf').recipe
+    return dict(env=params.env.recipe(), mf=params.mf.model_dump(exclude={'seed', 'source'}), seed=params.mf_seed, inputs=dict(logged=logged.sha256))
 
 def pretrain_mf(params: Params, logged: Artifact, force: bool = False) -> Artifact:
     "Train the `mf` item table on logged clicks, or find it."
+    if params.mf.source: return imported(params, 'mf')
     recipe, command = mf_recipe(params, logged), pretrain_command(params)
     path = params.outputs/'pretrained'/params.env.label/f"MF_{params.env.label}_dim{params.mf.embedding_dim}_seed{params.mf_seed}{params.variant('mf', 'logged', 'collection.block_size')}.pt"
     def make() -> Artifact:

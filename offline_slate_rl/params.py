@@ -92,11 +92,11 @@ class EnvParams(Strict):
 
 # %% ../nbs/lib/00_params.ipynb #6c2e2a72
 class LoggedParams(Strict):
-    num_trajectories: int; epsilon: float; seed: int
+    num_trajectories: int; epsilon: float; seed: int; source: str|None
 
 class MFParams(Strict):
     embedding_dim: int; train_val_split: float; batch_size: int; lr: float; num_negatives: int; weight_decay: float
-    patience: int; max_epochs: int; seed: int|None
+    patience: int; max_epochs: int; seed: int|None; source: str|None
 
 class GeMSParams(Strict):
     latent_dim: int; item_embedding_dim: int; lambda_KL: float; lambda_click: float; lambda_prior: float
