@@ -8,7 +8,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'CARD', 'checkpoint_policy', 'random_lat
            'replayed_blocks', 'dataset_measures', 'record_path', 'verification', 'verify_dataset', 'require',
            'write_card']
 
-# %% ../nbs/lib/13_collect.ipynb #985a4b3e
+# %% ../nbs/lib/13_collect.ipynb #59636041
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -19,9 +19,11 @@ import h5py, numpy as np, torch
 
 from .datasets import Dataset, collect
 from .embeddings import item_table
+from .encoders import encoded
 from .episodes import Policy, RandomSlates, interval, measures, rollout
 from .gems import RandomLatents, find_gems, load_gems
 from .inspection import approvals, approve, inspect_checkpoint, normalised_score, quality_checkpoint, quality_step, required_approval
+from .mixtures import newest_mixture
 from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest
 from .simulator import TopicRec
 from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, one_thread, provenance,
@@ -33,7 +35,7 @@ def checkpoint_policy(path: Path) -> Policy: return load_policy(load_artifact(pa
 
 def random_latents(path: Path, env: EnvParams) -> Policy: return RandomLatents(load_gems(load_artifact(path, 'gems'), env)[0])
 
-# %% ../nbs/lib/13_collect.ipynb #9191766b
+# %% ../nbs/lib/13_collect.ipynb #47194570
 RANDOM_POLICIES = 'latents', 'slates'
 
 def collect_command(params: Params, quality: str, **more) -> str:
@@ -69,7 +71,7 @@ def collect_dataset(params: Params, quality: str,
             approve(params, quality, model_checkpoint=model_checkpoint, auto=True, inspection=inspect_checkpoint(params, quality, model_checkpoint))
         approved = required_approval(params, quality, checkpoint, model_checkpoint)
         make_policy = partial(checkpoint_policy, checkpoint.path)
-        made_of, inputs = f"{params.agent_name} after {checkpoint.provenance['steps']} steps", dict(checkpoint=checkpoint.sha256)
+        made_of, inputs = f"{params.agent_name} after {checkpoint.provenance['steps']} steps", dict(checkpoint=checkpoint.sha256, gems=checkpoint.recipe['inputs']['gems'])
         privileged = checkpoint.recipe['privileged']
         if model_checkpoint: unusual['checkpoint'] = checkpoint.sha256
         elif checkpoint.recipe['checkpoint'] != quality_step(default, quality): unusual['checkpoint'] = checkpoint.recipe['checkpoint']
@@ -85,7 +87,7 @@ def collect_dataset(params: Params, quality: str,
                    attributes=dict(env=env.label, quality=quality))
     with stage_log(params.outputs, env.label, f'30_collect_{quality}', command) as say: return made_or_reused(path, 'dataset', recipe, make, force, say, bool(output_path))
 
-# %% ../nbs/lib/13_collect.ipynb #3c1f613a
+# %% ../nbs/lib/13_collect.ipynb #93f549f0
 def collection_params(params: Params, num_trajectories: int = 0, seed: int = -1, deterministic: bool = False, workers: int = -1) -> Params:
     "`params` with the collection's own settings changed: 0 and -1 leave a number as it is."
     changed = dict(params.overrides)
@@ -100,9 +102,14 @@ def newest_dataset(params: Params, quality: str) -> Path:
     if not found: raise SlateRLError(f"No {quality} dataset of {params.env.label} in {dataset_folder(params, quality)}. Collect it: {collect_command(params, quality)}")
     return found[-1].path
 
-def load_dataset(env: str, quality: str, scale: str = '', **more) -> Dataset:
+def load_dataset(env: str, quality: str, scale: str = '',  # 'random', 'medium', 'expert', or a mixture's name: 'mixed_random50_medium50'
+                 belief: str|Path|Artifact = '',           # encoder of the observations: 'best', 'step50000', or the path of a checkpoint; '' is the behaviour policy's own
+                 actions: str|Path|Artifact = '',          # ranker that encodes the slates as latents; '' is the behaviour policy's own
+                 **more) -> Dataset:
     "The newest dataset of a quality, its bytes checked; `more` as in `load_params`."
-    return Dataset(load_artifact(newest_dataset(load_params(env, scale=scale, **more), quality), 'dataset'))
+    params = load_params(env, scale=scale, **more)
+    path = newest_mixture(params, quality) if quality.startswith('mixed_') else newest_dataset(params, quality)
+    return encoded(Dataset(load_artifact(path, 'dataset')), params, belief, actions)
 
 def datasets_of(params: Params, quality: str) -> list[Artifact]:
     "Datasets of a quality in this environment, the newest last."
