@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'steps_per_second', 'bench']
 
-# %% ../nbs/lib/18_bench.ipynb #3eab70b8
+# %% ../nbs/lib/18_bench.ipynb #551bb64a
 import importlib.util, json, platform, time
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
@@ -15,7 +16,7 @@ import torch
 from .params import SlateRLError, env_params, nearest, outputs_dir
 from .store import one_thread, write_text
 
-# %% ../nbs/lib/18_bench.ipynb #34d80c14
+# %% ../nbs/lib/18_bench.ipynb #d2d65871
 MEASUREMENTS = {}  # name -> (function, unit, conditions)
 
 def measurement(name: str, unit: str, conditions: str):
@@ -36,13 +37,13 @@ def best_time(f: Callable, seconds: float = 1., least: int = 5) -> float:
         times.append(time.perf_counter() - start)
     return min(times)
 
-# %% ../nbs/lib/18_bench.ipynb #1c0af226
+# %% ../nbs/lib/18_bench.ipynb #2ab11699
 @measurement('yardstick.gflops', 'GFLOP/s', 'float32 matmul 2000x256 by 256x256')
 def yardstick() -> float:
     a, b = torch.rand(2000, 256), torch.rand(256, 256)
     return 2*2000*256*256/best_time(lambda: a @ b)/1e9
 
-# %% ../nbs/lib/18_bench.ipynb #14a00483
+# %% ../nbs/lib/18_bench.ipynb #611055aa
 def steps_per_second(num_envs: int, oracle: bool, turns: int = 10, seconds: float = 2., compiled: bool = False, **changes) -> float:
     from offline_slate_rl.embeddings import item_table
     if compiled: from offline_slate_rl.compiled import CompiledTopicRec as Simulator
@@ -72,7 +73,7 @@ if importlib.util.find_spec('numba'):  # optional
         measurement(f'simulator.compiled.{_kind}.b{_n}', 'env steps/s', f'focused_mix, {_n} environments, {_kind} slates, CompiledTopicRec')(
             lambda n=_n, oracle=_kind == 'oracle': steps_per_second(n, oracle, compiled=True))
 
-# %% ../nbs/lib/18_bench.ipynb #b2e5546b
+# %% ../nbs/lib/18_bench.ipynb #7ad60c55
 def bench(names: list[str]|None = None,  # all without
           path: Path|None = None,        # outputs/bench/latest.json without
          ) -> list[dict]:
@@ -88,3 +89,46 @@ def bench(names: list[str]|None = None,  # all without
     write_text(path, json.dumps(rows, indent=1) + '\n')
     print(f'wrote {path}')
     return rows
+
+# %% ../nbs/lib/18_bench.ipynb #dd5e593d
+@lru_cache(1)
+def _million():
+    "A function that writes a dataset of a million transitions, its path, the folder that lives as long as this."
+    import tempfile
+    from offline_slate_rl.actor import LatentPolicy
+    from offline_slate_rl.datasets import write_dataset
+    from offline_slate_rl.embeddings import item_table
+    from offline_slate_rl.episodes import rollout
+    from offline_slate_rl.gems import GeMS
+    from offline_slate_rl.params import load_params
+    from offline_slate_rl.simulator import TopicRec
+    from offline_slate_rl.store import save_artifact
+    from offline_slate_rl.streams import torch_seeded
+    from offline_slate_rl.training import make_agent
+    p = load_params('focused_mix', scale='paper')
+    with torch_seeded(0, 'bench'):
+        ranker = GeMS(p.env, p.gems)
+        ranker.centre.zero_(); ranker.scale.fill_(3.)
+        agent = make_agent(p, ranker).eval()
+    e = rollout(TopicRec(p.env, item_table(p.env), 100), LatentPolicy(agent), 1000, 0, 'dataset', oracle=True)
+    folder = tempfile.TemporaryDirectory()
+    recipe = dict(env=p.env.recipe(), num_trajectories=10_000)
+    def blocks():
+        for i in range(0, 10_000, 100): yield e[i % 1000:i % 1000 + 100]
+    def write(): return save_artifact(Path(folder.name)/'million.h5', lambda t: write_dataset(t, blocks(), 10_000, dict(recipe=recipe)), 'dataset', recipe, dict(command='slate-rl bench'))
+    return write, write().path, folder
+
+_CONDITIONS = '10,000 episodes: 1,000 of an untrained SAC+GeMS of published sizes on focused_mix, ten times over'
+
+@measurement('dataset.load_s_per_million', 's', f'sha256 and the tensors of a learner from the page cache; {_CONDITIONS}')
+def _load_million() -> float:
+    from offline_slate_rl.datasets import Dataset
+    from offline_slate_rl.store import load_artifact
+    path = _million()[1]
+    return best_time(lambda: Dataset(load_artifact(path, 'dataset')).to_torch(), least=3)
+
+@measurement('dataset.write_s_per_million', 's', f'to disk, with its sha256; {_CONDITIONS}')
+def _write_million() -> float: return best_time(_million()[0], least=1)
+
+@measurement('dataset.mb_per_million', 'MB', f'all keys, privileged ones too; {_CONDITIONS}')
+def _mb_million() -> float: return _million()[1].stat().st_size/1e6

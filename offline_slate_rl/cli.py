@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['demo', 'returns_table', 'stage_state', 'env_status', 'status', 'reports', 'show', 'verify_paths', 'main']
 
-# %% ../nbs/lib/16_cli.ipynb #a9c207d9
+# %% ../nbs/lib/16_cli.ipynb #dfa121ef
 import argparse, os, sys, time
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
 
-from .collection import datasets_of, verification, require, verify, verify_dataset
-from .datasets import logged_recipe
+from .collection import datasets_of, newest_dataset, verification, require, verify, verify_dataset
+from .datasets import Dataset, logged_recipe
 from .gems import find_gems
 from .inspection import approvals, approve
+from .mixtures import mix, mixture_shares
 from .notebooks import run_notebook
 from .params import Params, SlateRLError, load_params, outputs_dir, registry
 from .store import artifacts, load_artifact, matching, read_rows
@@ -173,7 +175,7 @@ def verify_paths(paths: list[Path]) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/lib/16_cli.ipynb #67007053
+# %% ../nbs/lib/16_cli.ipynb #ec8ecb7b
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='slate-rl', description='Offline datasets of slate recommendation, and the agents that make them.')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -195,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument('path', type=Path)
     c = command('verify', 'check datasets')
     c.add_argument('path', nargs='?', type=Path); c.add_argument('--all', action='store_true', help='every dataset of the scale')
+    c = command('mix', 'mix datasets of an environment by shares, each episode labelled with its source', True)
+    c.add_argument('env'); c.add_argument('shares', nargs='+', metavar='QUALITY=SHARE', help='for instance random=0.5 medium=0.5, or thirds as 1/3')
+    c.add_argument('--num-trajectories', type=int, default=0, help="episodes in all (default: as many as the scale's datasets have)"); c.add_argument('--mix-seed', type=int, default=1, help='of which episodes, and their order')
+    c.add_argument('--belief', default='', help="encoder of all observations: 'best', 'step50000' or the path of a checkpoint"); c.add_argument('--force', action='store_true', help='make it again')
+    c.add_argument('--actions', default='', help='path of a GeMS checkpoint that encodes the slates of datasets with other latents, or none')
     return p
 
 def main(argv: list[str]|None = None) -> int:
@@ -230,3 +237,14 @@ def _verify(a):
         print(f'{r.outcome}  {r.dataset}' + (f'\n        {r.failed}' if r.failed else '') + (f'\n        Collect it again: {r.again}' if r.again else ''))
     print(f"{(table.outcome == 'passed').sum()} passed, {(table.outcome != 'passed').sum()} failed")
     return int((table.outcome != 'passed').any())
+
+def _mix(a):
+    params, shares = _params(a), {}
+    for o in a.shares:
+        quality, _, share = o.partition('=')
+        try: shares[quality] = Fraction(share)
+        except (ValueError, ZeroDivisionError): raise SlateRLError(f"'{o}' is no share. Give each quality one, for instance random=0.5 medium=0.5.") from None
+    mixture_shares(shares)  # an error in them should come before datasets are read
+    datasets = {k: Dataset(load_artifact(newest_dataset(params, k), 'dataset')) for k in shares}
+    made = mix(params, datasets, shares, a.num_trajectories or params.collection.num_trajectories, a.mix_seed, a.belief, a.actions, a.force)
+    print(f"{made.path}\n{made.recipe['policy']}, shuffled; beliefs: {a.belief or 'none (load_dataset(..., belief=...) computes them)'}")

@@ -62,7 +62,7 @@ def mixture_plan(sizes: list[int], counts: list[int], seed: int) -> tuple[np.nda
     for i, (size, n) in enumerate(zip(sizes, counts)): episodes[sources == i] = stream(seed, f'mixture/{i}').permutation(size)[:n]
     return sources, episodes
 
-# %% ../nbs/lib/13_mixtures.ipynb #5609ce44
+# %% ../nbs/lib/13_mixtures.ipynb #1a2ddc77
 GATHER = 1000  # episodes in memory at once
 
 def _fields(d: Dataset) -> set[str]:
@@ -115,8 +115,8 @@ def mix(params: Params, datasets: dict[str, Dataset], shares: dict[str, float|Fr
     used = {k: d.artifact.sha256 for k, d in datasets.items()} | ({'gems': every[0].recipe['inputs']['gems'] if not ranker else ranker.sha256} if 'latents' in keep else {})
     recipe = dict(env=env, quality=name, policy='mixture of ' + ', '.join(f'{n} {k}' for k, n in counts.items()) + ' episodes', deterministic=False, seed=seed, num_trajectories=num_trajectories,
                   block_size=every[0].recipe['block_size'], privileged=any(o.recipe['privileged'] for o in (*every, checkpoint, ranker) if o), inputs=used, encoder=weights_sha256(encoder) if encoder else None,
-                  sources=[dict(quality=k, share=str(s), episodes=counts[k], dataset=datasets[k].artifact.sha256) | {o: datasets[k].recipe[o] for o in ('policy', 'deterministic', 'seed', 'block_size')}
-                           for k, s in shares.items()])
+                  sources=[dict(quality=k, share=str(s), episodes=counts[k], dataset=datasets[k].artifact.sha256, encoded=not mine) | {o: datasets[k].recipe[o] for o in ('policy', 'deterministic', 'seed', 'block_size')}
+                           for (k, s), mine in zip(shares.items(), own)])
     path = params.outputs/'offline_datasets'/name/f'{params.env.label}_{name}_{num_trajectories}traj_{short_hash(recipe)}.h5'
     with stage_log(params.outputs, params.env.label, 'mix', command) as say:
         make = partial(_mix, path, every, list(counts.values()), recipe, provenance(command, params=params.model_dump(), workers=1, approval=None), keep, own, ranker, encoder, say)

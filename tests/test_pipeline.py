@@ -388,7 +388,7 @@ def test_an_edited_dataset_is_nowhere_called_good(edited, capsys):
 @pytest.mark.parametrize('key, value, check', [
     ('rewards', 3., 'reward is the number of clicks'), ('timeouts', True, 'timeouts at the horizon only'), ('slates', 1000, 'item ids are in the catalogue'),
     ('log_probs', float('nan'), 'no NaN'), ('timesteps', 5, 'numbered, whole and in order'), ('clicks', 2, 'clicks are 0 or 1'),
-    ('slates', 1, 'replay click for click'), ('next_observations', 0., 'next observation')])
+    ('slates', 1, 'replay click for click'), ('observations', 0., 'beliefs are those of the raw observations')])
 def test_wrong_content_with_a_right_sha256_fails_by_name(copy, key, value, check):
     path = newest_dataset(tiny(), 'medium')
     with h5py.File(path, 'r+') as f: f[key][7] = f[key][7]*0 + value if key == 'rewards' else value
