@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'SACParams', 'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'registry',
-           'env_params', 'seeds', 'agents', 'scales', 'load_params']
+           'SACParams', 'ReinforceParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
+           'params_file', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #21fdaf54
+# %% ../nbs/lib/00_params.ipynb #6c2e2a72
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -109,13 +109,14 @@ class BeliefParams(Strict):
 class AgentParams(Strict):
     "What every agent has; `algorithm` tells which it is."
     ranker: Literal['GeMS']
-    num_envs: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int; pi_lr: float
+    num_envs: int; updates_per_step: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int; pi_lr: float
     belief: BeliefParams
 
 class SACParams(AgentParams):
     algorithm: Literal['SAC']
     q_lr: float; tau: float; target_update_frequency: int
-    automatic_entropy: bool; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+    automatic_entropy: bool; target_entropy: float; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+    mean_bound: float|None; layer_norm: bool
 
 class ReinforceParams(AgentParams):
     algorithm: Literal['REINFORCE']
@@ -123,9 +124,14 @@ class ReinforceParams(AgentParams):
 
 AnyAgentParams = Annotated[SACParams|ReinforceParams, Field(discriminator='algorithm')]
 
+class SwanLabParams(Strict):
+    mode: Literal['local', 'offline', 'cloud', 'disabled']; project: str; workspace: str|None; tags: list[str]|None; description: str|None; logdir: str|None
+    id: str|None; resume: Literal['must', 'allow', 'never']
+
 class TrainingParams(Strict):
     max_steps: int; target_step: int; save_every_n_steps: int; check_val_every_n_steps: int; val_episodes: int; test_episodes: int
-    log_every_n_steps: int; save_last_every_minutes: float; save_path: str|None
+    log_every_n_steps: int; save_last_every_minutes: float; save_path: str|None; device: Literal['auto', 'cpu', 'cuda']
+    logger: Literal['tensorboard', 'swanlab', 'none']; swanlab: SwanLabParams
 
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
@@ -157,7 +163,7 @@ class Params(Strict):
         args = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return args + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../nbs/lib/00_params.ipynb #d3175006
+# %% ../nbs/lib/00_params.ipynb #e099ba56
 @lru_cache
 def params_file(name: str) -> dict:
     "The content of a YAML file in `params/`."
@@ -181,7 +187,7 @@ def _validated(model: type[Strict], values: dict, source: str):
         if err['type'] == 'missing': raise SlateRLError(f"{source}: the key '{dotted}' is missing.") from None
         raise SlateRLError(f"{source}: '{dotted}' is {err['input']!r}. {err['msg']}.") from None
 
-# %% ../nbs/lib/00_params.ipynb #f638d6e9
+# %% ../nbs/lib/00_params.ipynb #f65d7b2a
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
@@ -193,7 +199,7 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #bda54b76
+# %% ../nbs/lib/00_params.ipynb #a7bef55a
 QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
@@ -223,7 +229,7 @@ def _overrides(overrides) -> dict:
         return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #30d095f7
+# %% ../nbs/lib/00_params.ipynb #d74ae916
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed
