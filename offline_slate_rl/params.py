@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #21fdaf54
+# %% ../nbs/lib/00_params.ipynb #189e54b4
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -129,6 +129,7 @@ class TrainingParams(Strict):
 
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
+    epsilon: float = Field(ge=0, le=1); noise: float = Field(ge=0)
 
 # %% ../nbs/lib/00_params.ipynb #ac0ab0bc
 class Params(Strict):
@@ -157,7 +158,7 @@ class Params(Strict):
         args = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return args + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../nbs/lib/00_params.ipynb #d3175006
+# %% ../nbs/lib/00_params.ipynb #e099ba56
 @lru_cache
 def params_file(name: str) -> dict:
     "The content of a YAML file in `params/`."
@@ -181,7 +182,7 @@ def _validated(model: type[Strict], values: dict, source: str):
         if err['type'] == 'missing': raise SlateRLError(f"{source}: the key '{dotted}' is missing.") from None
         raise SlateRLError(f"{source}: '{dotted}' is {err['input']!r}. {err['msg']}.") from None
 
-# %% ../nbs/lib/00_params.ipynb #f638d6e9
+# %% ../nbs/lib/00_params.ipynb #f65d7b2a
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
@@ -193,7 +194,7 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../nbs/lib/00_params.ipynb #bda54b76
+# %% ../nbs/lib/00_params.ipynb #a7bef55a
 QUALITIES = 'random', 'medium', 'expert'
 
 def seeds() -> list[int]:
@@ -223,7 +224,7 @@ def _overrides(overrides) -> dict:
         return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #30d095f7
+# %% ../nbs/lib/00_params.ipynb #d74ae916
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed
