@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'INITIAL', 'POLICY_CHECKS', 'MEANING', 'CARD', 'random_latents', 'collect_command',
            'dataset_folder', 'collect_dataset', 'collection_params', 'newest_dataset', 'load_dataset', 'datasets_of',
-           'Check', 'skip', 'Tally', 'verify', 'replayed_blocks', 'file_recipe', 'beside_random', 'dataset_measures',
-           'record_path', 'verification', 'verify_dataset', 'require', 'read_manifest', 'damage', 'collect_again',
-           'write_card', 'outcome']
+           'Check', 'skip', 'Tally', 'verify', 'replayed_blocks', 'file_recipe', 'random_beside', 'dataset_measures',
+           'record_path', 'verification', 'verify_dataset', 'require', 'dataset_params', 'read_manifest', 'identity',
+           'damage', 'collect_again', 'write_card', 'outcome']
 
 # %% ../nbs/lib/13_collect.ipynb #b3f9d3e0
 import json, re
@@ -265,7 +265,7 @@ def file_recipe(path: Path) -> dict|None:
         with h5py.File(path) as f: return json.loads(f.attrs['recipe'])
     except (OSError, KeyError, ValueError): return None
 
-# %% ../nbs/lib/13_collect.ipynb #f3b11e98
+# %% ../nbs/lib/13_collect.ipynb #5cda286b
 def _block(d: Dataset, b: int) -> Episodes:
     size = d.recipe.get('block_size', 100)
     return d.episodes(b*size, min(size, len(d) - b*size))
@@ -320,7 +320,9 @@ def _decodes(d: Dataset, params: Params, parts: list[tuple[int, Episodes]]) -> l
 def _decoded(ranker, latents: torch.Tensor, block_size: int) -> torch.Tensor:
     "Turn by turn and a whole block at once, as when they were played: another shape of the product moves last digits, and with them a near tie."
     padded = torch.cat([latents, latents.new_zeros(block_size - len(latents), *latents.shape[1:])])
-    return torch.stack([ranker.decode(padded[:, t]) for t in range(latents.shape[1])], 1)[:len(latents)]
+    slates = torch.empty(*latents.shape[:2], ranker.slate_size, dtype=torch.long)  # small tensors kept between large ones would scatter memory
+    for t in range(latents.shape[1]): slates[:, t] = ranker.decode(padded[:, t])[:len(latents)]
+    return slates
 
 def _leak(agent, e: Episodes) -> Check:
     "Change every slate and click after turn t: the stored belief at t must not need them."
@@ -330,41 +332,40 @@ def _leak(agent, e: Episodes) -> Check:
     off = float((agent.actor_belief(slates, clicks).detach()[:, :t + 1] - e.beliefs[:, :t + 1]).abs().max())
     return Check(POLICY_CHECKS[2], off < 1e-4, '' if off < 1e-4 else f'beliefs move by {off:.2g} with what comes later')
 
-# %% ../nbs/lib/13_collect.ipynb #7071f65c
-@torch.no_grad()
+# %% ../nbs/lib/13_collect.ipynb #92be3dc3
 def _densities(agent, ranker, episodes: list[Episodes], r: dict) -> Check:
-    name, e = POLICY_CHECKS[3], Episodes.cat(episodes)
-    known = agent is None or not (r['deterministic'] or r['noise'])
-    if not known or e.log_probs is None:
-        return Check(name, known == (e.log_probs is not None), '' if known == (e.log_probs is not None) else
-                     'they are missing' if known else f"playing {playing(r['deterministic'], r['epsilon'], r['noise'])} has no density, but there are some")
-    if agent is None:
-        off = float((e.log_probs + (2*ranker.scale).log().sum()).abs().max())
-        return Check(name, off < 1e-3, '' if off < 1e-3 else f'they differ from the density of the box by {off:.2g}')
+    name, epsilon, noise = POLICY_CHECKS[3], r.get('epsilon', 0.), r.get('noise', 0.)  # older recipes have neither
+    known, there = agent is None or not (r['deterministic'] or noise), episodes[0].log_probs is not None
+    if known != there: return Check(name, False, 'they are missing' if known else f"playing {playing(r['deterministic'], epsilon, noise)} has no density, but there are some")
+    if not known: return Check(name, True)
+    if agent is None: off = torch.cat([(o.log_probs + (2*ranker.scale).log().sum()).abs().flatten() for o in episodes])
+    else: off = torch.cat([_density_errors(agent, o, epsilon) for o in episodes])
+    if not len(off): return skip(name, 'every sampled turn has a latent at the edge of the box, where float32 does not tell its density')
+    return Check(name, bool(off.max() < 0.1), '' if off.max() < 0.1 else f'off by {off.max():.2g} nats')
+
+@torch.no_grad()
+def _density_errors(agent, e: Episodes, epsilon: float) -> torch.Tensor:
+    "Differences between stored and recomputed log-densities, of the turns whose latents tell them."
     states, size = e.beliefs[:, :-1], agent.scale.double()
     mean, log_std = (o.double() for o in agent.gaussian(states))
     unit = ((e.latents.double() - agent.centre)/size).clamp(-1 + 1e-7, 1 - 1e-7)
     rounding = (2**-23*(1 + (e.latents.abs() + agent.centre.abs())/size) + 1e-7)/(1 - unit.square())  # of atanh(unit)
     moved = (rounding*((torch.atanh(unit) - mean).abs()/(2*log_std).exp() + 2)).sum(-1)
-    off = (mixed(agent, log_density(agent, states, e.latents), r['epsilon']) - e.log_probs).abs()
-    told = moved < 0.05
-    if not told.any(): return skip(name, 'every sampled turn has a latent at the edge of the box, where float32 does not tell its density')
-    worst = float((off/(1 + e.log_probs.abs()/100))[told].max())
-    return Check(name, worst < 0.1, '' if worst < 0.1 else f'off by {worst:.2g} nats')
+    off = (mixed(agent, log_density(agent, states, e.latents), epsilon) - e.log_probs).abs()
+    return (off/(1 + e.log_probs.abs()/100))[moved < 0.05]
 
-# %% ../nbs/lib/13_collect.ipynb #74b84d1b
-def beside_random(d: Dataset, params: Params, most: int = 1000) -> tuple[Episodes, Episodes]:
-    "The first episodes of a dataset, and random slates shown to the same users with the same luck; to other users for a mixture."
-    n, size = min(len(d), most), d.recipe.get('block_size', 100)
-    sim = TopicRec(params.env, item_table(params.env), size)
-    return d.episodes(0, n), rollout(sim, RandomSlates(params.env.num_items), n, d.recipe.get('seed', params.collection.seed), 'dataset')
+# %% ../nbs/lib/13_collect.ipynb #32d827d3
+def random_beside(d: Dataset, params: Params, most: int = 1000) -> Episodes:
+    "Random slates shown to the users of a dataset's first episodes, with the same luck; to other users for a mixture."
+    sim = TopicRec(params.env, item_table(params.env), d.recipe.get('block_size', 100))
+    return rollout(sim, RandomSlates(params.env.num_items), min(len(d), most), d.recipe.get('seed', params.collection.seed), 'dataset')
 
 def dataset_measures(d: Dataset, params: Params, tally: Tally|None = None) -> dict:
     "Return per episode and reward per turn, score, diversity, coverage; how far it is above random slates. Reads the file unless a `tally` of it is given."
     from scipy import stats  # slow to import, and most callers measure nothing
     if tally is None: tally = _content(d, TopicRec(params.env, item_table(params.env), 1))[1]
     m, returns = tally.measures(), np.concatenate(tally.returns)
-    r = beside_random(d, params)[1]
+    r = random_beside(d, params)
     other = r.returns.double().numpy()
     n, welch = len(other), stats.ttest_ind(returns, other, equal_var=False)
     low, high = welch.confidence_interval(0.95)
@@ -403,7 +404,12 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #0d5f3ed0
+# %% ../nbs/lib/13_collect.ipynb #70a1d3cb
+def dataset_params(a: Artifact) -> Params:
+    "The parameters that a dataset is verified with: those of today's files, with the environment, agent, scale and overrides it was collected with."
+    p = a.provenance.get('params') or {}
+    return load_params(a.recipe['env']['name'], p.get('agent_name') or 'SAC+GeMS', p.get('seed'), p.get('scale', ''), p.get('overrides'))
+
 def read_manifest(path: Path) -> dict:
     "The manifest beside a file as far as it can be read; empty where it cannot."
     try: m = json.loads(manifest_path(path).read_text())
@@ -414,6 +420,10 @@ def _identity(path: Path) -> tuple[str, str, int|None]|None:
     "Environment, quality and number of episodes of a dataset, from its content or else from its name."
     if (r := file_recipe(path)) and isinstance(r.get('env'), dict): return r['env'].get('name', ''), r.get('quality', ''), r.get('num_trajectories')
     if found := re.match(rf"({'|'.join(registry())})(?:-\w+)?_({'|'.join(QUALITIES)})_(\d+)traj", path.name): return found[1], found[2], int(found[3])
+
+def identity(path: Path) -> dict:
+    "`env`, `quality`, `episodes` of a dataset as its content or its name tell; empty where nothing does."
+    return dict(zip(('env', 'quality', 'episodes'), _identity(path) or ()))
 
 def damage(path: Path) -> str:
     "What is wrong with a file beside what its manifest says; empty where that is not known."
