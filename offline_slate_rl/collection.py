@@ -404,7 +404,7 @@ def require(checks: list[Check]):
     if failed := [f"{o.name} ({o.detail})" if o.detail else o.name for o in checks if not o.passed]:
         raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../nbs/lib/13_collect.ipynb #70a1d3cb
+# %% ../nbs/lib/13_collect.ipynb #77bc4335
 def dataset_params(a: Artifact) -> Params:
     "The parameters that a dataset is verified with: those of today's files, with the environment, agent, scale and overrides it was collected with."
     p = a.provenance.get('params') or {}
@@ -443,7 +443,7 @@ def collect_again(path: Path) -> str:
     told = {k: v for k, v in m.get('recipe', {}).items() if k != 'format'}
     own = told == inside if inside else not ident or ident == (told.get('env', {}).get('name'), told.get('quality'), told.get('num_trajectories'))
     if own and m.get('provenance', {}).get('command'): command = m['provenance']['command']
-    elif twin := next((a for a in artifacts(path.parent, 'dataset') if inside and a.path != path and {k: v for k, v in a.recipe.items() if k != 'format'} == inside), None):
+    elif twin := inside and next((a for a in artifacts(path.parent, 'dataset') if a.path != path and {k: v for k, v in a.recipe.items() if k != 'format'} == inside), None):
         command = twin.provenance['command']  # two manifests were swapped
     elif ident and ident[0] in registry() and ident[1] in QUALITIES:
         scale = path.resolve().parent.parent.parent.name
