@@ -32,6 +32,10 @@ worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that table
 check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
 	$(BIN)/python -m pytest -q tests/test_repository.py
 
+ablation: export OMP_NUM_THREADS = 1
+ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)
+	$(BIN)/slate-rl ablate
+
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json
 	$(BIN)/python -c "from offline_slate_rl.bench import bench; bench()"

@@ -38,21 +38,21 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     "Action in (-1, 1) and its log-density (SAC, appendix C eq. 26)."
     return Squash.apply(mean, log_std, noise)
 
-# %% ../nbs/lib/10_actor.ipynb #2774ef02
-def net(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+# %% ../nbs/lib/10_actor.ipynb #e208dd8c
+def net(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "One hidden layer."
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden), *[nn.LayerNorm(hidden)]*layer_norm, nn.ReLU(), nn.Linear(hidden, outputs))
 
 class LatentAgent(nn.Module):
     "An actor on the latents of `ranker`, which stays frozen. An algorithm adds `gaussian`, `optimizers` and `update`."
-    def __init__(self, env: EnvParams, params: AgentParams, ranker: GeMS, policy_outputs: int):
+    def __init__(self, env: EnvParams, params: AgentParams, ranker: GeMS, policy_outputs: int, layer_norm: bool = False):
         super().__init__()
         if not torch.isfinite(ranker.scale).all(): raise SlateRLError("The ranker has no action bounds: an agent cannot act without. Pretrain it again with force.")
         self.env, self.params, self.action_dim = env, params, ranker.params.latent_dim
         self.ranker = ranker.requires_grad_(False)
         self.register_buffer('centre', ranker.centre.clone()); self.register_buffer('scale', ranker.scale.clone())
         self.actor_belief = GRUBelief(env, params.belief)
-        self.policy = net(params.belief.state_dim, params.hidden_dim, policy_outputs)
+        self.policy = net(params.belief.state_dim, params.hidden_dim, policy_outputs, layer_norm)
 
     @property
     def actor_parameters(self) -> list: return [*self.policy.parameters(), *self.actor_belief.parameters()]
@@ -63,10 +63,13 @@ class LatentAgent(nn.Module):
 
     def stretch(self, unit: Tensor) -> Tensor: return self.centre + self.scale*unit
 
-# %% ../nbs/lib/10_actor.ipynb #09a53b64
+# %% ../nbs/lib/10_actor.ipynb #1143bfbf
 class LatentPolicy(Policy):
     "A `LatentAgent` that plays."
     def __init__(self, agent: LatentAgent, name: str = 'agent'): self.agent, self.name = agent, name
+
+    @property
+    def device(self) -> torch.device: return self.agent.centre.device
 
     def reset(self, num_envs, generator):
         super().reset(num_envs, generator)

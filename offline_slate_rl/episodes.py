@@ -6,7 +6,7 @@
 __all__ = ['USERS_SEED', 'Action', 'Policy', 'RandomSlates', 'FixedSlate', 'ShortTermOracle', 'distinct_items',
            'EpsilonGreedyOracle', 'Episodes', 'id_dtype', 'rollout', 'interval', 'measures']
 
-# %% ../nbs/lib/05_episodes.ipynb #04a3081f
+# %% ../nbs/lib/05_episodes.ipynb #c8c6811b
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .params import SlateRLError
 from .simulator import Obs, TopicRec
 from .streams import stream
 
-# %% ../nbs/lib/05_episodes.ipynb #91fc3588
+# %% ../nbs/lib/05_episodes.ipynb #93bb042d
 class Action(NamedTuple):
     "What a policy answers for each environment. Only the slate is compulsory."
     slate: Tensor                  # (num_envs, slate_size) item ids; -1 leaves the slot to the simulator's oracle
@@ -29,6 +29,7 @@ class Policy:
     "Maps observations to slates. `privileged` marks one that uses what only the simulator knows."
     privileged = False
     name = 'policy'
+    device = torch.device('cpu')  # where its simulator should be
 
     def reset(self, num_envs: int, generator: np.random.Generator):
         "Forget everything; draw from `generator` from now on."
@@ -36,7 +37,7 @@ class Policy:
 
     def act(self, obs: Obs, deterministic: bool = False) -> Action: raise NotImplementedError
 
-# %% ../nbs/lib/05_episodes.ipynb #d4d76d9e
+# %% ../nbs/lib/05_episodes.ipynb #a42d1764
 class RandomSlates(Policy):
     "Uniformly random items, with replacement."
     name = 'random'
@@ -55,7 +56,7 @@ class ShortTermOracle(Policy):
     name, privileged = 'short-term oracle', True
     def act(self, obs, deterministic=False): return Action(torch.full_like(obs.slate, -1))
 
-# %% ../nbs/lib/05_episodes.ipynb #c2ef60ae
+# %% ../nbs/lib/05_episodes.ipynb #ffb2734e
 def distinct_items(g: np.random.Generator, n: int, slate_size: int, num_items: int) -> np.ndarray:
     "(n, slate_size) ids, uniform over slates without duplicates: rows with a duplicate are drawn again."
     if slate_size > num_items: raise SlateRLError(f"A slate of {slate_size} distinct items does not fit a catalogue of {num_items}.")
@@ -73,7 +74,7 @@ class EpsilonGreedyOracle(Policy):
         slates = distinct_items(self.generator, *shape, self.num_items)
         return Action(torch.from_numpy(np.where(self.generator.random(shape) < self.epsilon, slates, -1)).to(obs.slate.device))
 
-# %% ../nbs/lib/05_episodes.ipynb #03e5a312
+# %% ../nbs/lib/05_episodes.ipynb #e435e6bc
 @dataclass
 class Episodes:
     slates: Tensor                  # (n, H+1, slate_size) item ids, int16 where they fit
@@ -105,10 +106,10 @@ class Episodes:
     def cat(cls, parts: list['Episodes']) -> 'Episodes':
         return parts[0] if len(parts) == 1 else cls(**{k: torch.cat([getattr(p, k) for p in parts]) for k, _ in parts[0].items()})
 
-# %% ../nbs/lib/05_episodes.ipynb #492fbd69
+# %% ../nbs/lib/05_episodes.ipynb #7983c37c
 def id_dtype(num_items: int) -> torch.dtype: return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../nbs/lib/05_episodes.ipynb #5deff60e
+# %% ../nbs/lib/05_episodes.ipynb #718d0424
 USERS_SEED = 24321357327  # validation and test users are the same for every agent and seed, as in the published protocol
 
 @torch.no_grad()
@@ -147,7 +148,7 @@ def _play(sim: TopicRec, policy: Policy, first: int, deterministic: bool, oracle
         out.bored, out.scores = (stack(o.info[k] for o in turns[1:]) for k in ('bored', 'scores'))
     return out
 
-# %% ../nbs/lib/05_episodes.ipynb #23db212c
+# %% ../nbs/lib/05_episodes.ipynb #70b0e857
 def interval(x) -> float:
     "Half width of the 95% confidence interval of the mean."
     from scipy.stats import t

@@ -6,7 +6,7 @@
 __all__ = ['ItemCrossEntropy', 'GeMS', 'split_trajectories', 'GeMSTraining', 'used_dimensions', 'set_bounds', 'quiet_trainer',
            'gems_recipe', 'gems_name', 'pretrain_gems', 'find_gems', 'load_gems', 'RandomLatents']
 
-# %% ../nbs/lib/08_gems.ipynb #a127751c
+# %% ../nbs/lib/08_gems.ipynb #84f9413c
 import math
 from functools import partial
 from pathlib import Path
@@ -20,24 +20,20 @@ from .datasets import Dataset, log_trajectories, logged_recipe, pretrain_command
 from .embeddings import item_table
 from .episodes import Action, Episodes, Policy
 from .params import EnvParams, GeMSParams, Params, SlateRLError
-from .store import (Artifact, append_rows, atomic, find_artifact, load_tensors, made_or_reused, one_thread, provenance,
+from .store import (Artifact, append_rows, atomic, find_artifact, load_tensors, made_or_reused, one_thread, pick_device, provenance,
                                     save_artifact, save_tensors, stage_log)
 from .streams import stream, torch_seed, torch_seeded
 
-# %% ../nbs/lib/08_gems.ipynb #4707b84e
+# %% ../nbs/lib/08_gems.ipynb #b9d59beb
 class ItemCrossEntropy(torch.autograd.Function):
     "Mean cross-entropy of items (n, slots) under softmax(slots (n, slots, dim) @ table.T); no gradient for `table`."
     @staticmethod
     def forward(ctx, slots: Tensor, table: Tensor, items: Tensor) -> Tensor:
         loss, grad = slots.new_zeros(()), torch.empty_like(slots)
         for i in range(slots.shape[1]):
-            logits = slots[:, i] @ table.T
-            target = logits.gather(1, items[:, i:i + 1])
-            top = logits.amax(1, keepdim=True)
-            p = logits.sub_(top).exp_()
-            total = p.sum(1, keepdim=True)
-            loss += (total.log() + top - target).sum()
-            grad[:, i] = (p @ table)/total - table[items[:, i]]
+            p = torch.softmax(slots[:, i] @ table.T, 1)
+            loss -= p.gather(1, items[:, i:i + 1]).clamp_(min=1e-38).log_().sum()  # of a probability that float32 cannot hold, 87.5; its gradient is exact
+            grad[:, i] = p @ table - table[items[:, i]]
         ctx.save_for_backward(grad.div_(items.numel()))
         return loss/items.numel()
 
@@ -91,13 +87,14 @@ class GeMS(nn.Module):
                    kl=0.5*(mean.square() + logvar.exp() - 1 - logvar).mean())
         return out | dict(loss=out['items'] + p.lambda_click*out['clicks'] + p.lambda_KL*out['kl'])
 
-# %% ../nbs/lib/08_gems.ipynb #c1a1fe6f
+# %% ../nbs/lib/08_gems.ipynb #f1784b28
 class _Batches(torch.utils.data.Dataset):
     "Batches of slates that are in memory, in an order of each epoch's own."
     def __init__(self, slates: Tensor, clicks: Tensor, batch_size: int, seed: int|None = None):
         self.slates, self.clicks, self.batch_size, self.seed = slates, clicks, batch_size, seed
         self.order = None
-    def shuffle(self, epoch: int): self.order = torch.from_numpy(stream(self.seed, 'gems/order', epoch).permutation(len(self.slates)))
+    def shuffle(self, epoch: int):
+        self.order = torch.from_numpy(stream(self.seed, 'gems/order', epoch).permutation(len(self.slates))).to(self.slates.device)
     def __len__(self): return -(-len(self.slates)//self.batch_size)
     def __getitem__(self, i):
         rows = slice(i*self.batch_size, (i + 1)*self.batch_size)
@@ -109,7 +106,7 @@ def split_trajectories(e: Episodes, share: float) -> tuple[Episodes, Episodes]:
     n = max(1, int(len(e)*share))
     return e[n:], e[:n]
 
-# %% ../nbs/lib/08_gems.ipynb #df686941
+# %% ../nbs/lib/08_gems.ipynb #2dced862
 class GeMSTraining(pl.LightningModule):
     "The loop around `GeMS`: loss, validation, the best epoch, a state to go on from."
     def __init__(self, gems: GeMS, seed: int, train: _Batches, val: _Batches, resume: Path, say):
@@ -151,7 +148,6 @@ class GeMSTraining(pl.LightningModule):
         out = dict(loss=0., items=0., clicks=0., kl=0., click_accuracy=0.)
         slot_accuracy, kl_per_dim, n = torch.zeros(self.gems.slate_size), torch.zeros(self.gems.params.latent_dim), len(self.val_batches.slates)
         for slates, clicks in (self.val_batches[i] for i in range(len(self.val_batches))):
-            slates, clicks = slates.to(self.device), clicks.to(self.device)
             for k, v in self.gems.losses(slates, clicks).items(): out[k] += float(v)*len(slates)/n
             mean, logvar = self.gems.encode(slates, clicks)
             out['click_accuracy'] += float(((self.gems.heads(mean)[1] > 0) == clicks.bool()).float().mean())*len(slates)/n
@@ -186,16 +182,16 @@ def set_bounds(gems: GeMS, e: Episodes):
         low, high = torch.minimum(low, (mean - (logvar/2).exp()).amin(0)), torch.maximum(high, (mean + (logvar/2).exp()).amax(0))
     gems.centre.copy_((low + high)/2); gems.scale.copy_((high - low)/2)
 
-# %% ../nbs/lib/08_gems.ipynb #756b4e9b
+# %% ../nbs/lib/08_gems.ipynb #49129fe5
 def quiet_trainer(**kw) -> pl.Trainer:
     "A Lightning trainer that keeps no files and says nothing of its own: artifacts and logs are ours."
     import logging, warnings
     logging.getLogger('pytorch_lightning').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', module='pytorch_lightning', message='.*(does not have many workers|num_workers|validation_step|LeafSpec|in eval mode).*')
     return pl.Trainer(**{**dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                                accelerator='cpu', devices=1, num_sanity_val_steps=0), **kw})
+                                devices=1, num_sanity_val_steps=0), **kw})
 
-# %% ../nbs/lib/08_gems.ipynb #c075844e
+# %% ../nbs/lib/08_gems.ipynb #b625b6b2
 def gems_recipe(params: Params, logged: Artifact, mf: Artifact|None = None) -> dict:
     return dict(env=params.env.recipe(), gems={k: v for k, v in params.gems.model_dump().items() if k != 'ranker_seed'},
                 ranker_seed=params.ranker_seed, privileged=params.gems.ranker_embedds == 'ideal', inputs=dict(logged=logged.sha256) | (dict(mf=mf.sha256) if mf else {}))
@@ -216,13 +212,13 @@ def _train_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path,
     one_thread()
     resume = path.with_name(f'.{path.name}.{logged.sha256[:12]}.resume')
     if force: resume.unlink(missing_ok=True)
-    e = Dataset(logged).episodes()
-    train, val = ((o.slates[:, 1:].flatten(0, 1), o.clicks[:, 1:].flatten(0, 1)) for o in split_trajectories(e, params.gems.train_val_split))
+    e, device = Dataset(logged).episodes(), pick_device(params.training.device)
+    train, val = (tuple(k[:, 1:].flatten(0, 1).to(device) for k in (o.slates, o.clicks)) for o in split_trajectories(e, params.gems.train_val_split))
     embeddings = {'scratch': lambda: None, 'ideal': lambda: item_table(params.env), 'mf': lambda: load_tensors(mf.path)['items']}[params.gems.ranker_embedds]()
     with torch_seeded(params.ranker_seed, 'gems/init'): gems = GeMS(params.env, params.gems, embeddings)
     loop = GeMSTraining(gems, params.ranker_seed, _Batches(*train, params.gems.batch_size, params.ranker_seed), _Batches(*val, 1000), resume, say)
     done = len(load_tensors(resume)['history']) if resume.is_file() else 0
-    if done < params.gems.epochs: quiet_trainer(max_epochs=params.gems.epochs - done).fit(loop)
+    if done < params.gems.epochs: quiet_trainer(max_epochs=params.gems.epochs - done, accelerator=device.type).fit(loop)
     else: state = load_tensors(resume); loop.best, loop.history = state['best'], state['history']
     gems.load_state_dict(loop.best)
     set_bounds(gems, e[:params.gems.bounds_trajectories])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
-           'SACParams', 'ReinforceParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'registry',
-           'env_params', 'seeds', 'agents', 'scales', 'load_params']
+           'SACParams', 'ReinforceParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
+           'params_file', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #189e54b4
+# %% ../nbs/lib/00_params.ipynb #3ecf062b
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int
 
@@ -109,13 +109,14 @@ class BeliefParams(Strict):
 class AgentParams(Strict):
     "What every agent has; `algorithm` tells which it is."
     ranker: Literal['GeMS']
-    num_envs: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int; pi_lr: float
+    num_envs: int; updates_per_step: int; random_steps: int; capacity: int; batch_size: int; hidden_dim: int; pi_lr: float
     belief: BeliefParams
 
 class SACParams(AgentParams):
     algorithm: Literal['SAC']
     q_lr: float; tau: float; target_update_frequency: int
-    automatic_entropy: bool; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+    automatic_entropy: bool; target_entropy: float; alpha: float; alpha_lr: float; timeout_is_terminal: bool
+    mean_bound: float|None; layer_norm: bool
 
 class ReinforceParams(AgentParams):
     algorithm: Literal['REINFORCE']
@@ -123,9 +124,14 @@ class ReinforceParams(AgentParams):
 
 AnyAgentParams = Annotated[SACParams|ReinforceParams, Field(discriminator='algorithm')]
 
+class SwanLabParams(Strict):
+    mode: Literal['local', 'offline', 'cloud', 'disabled']; project: str; workspace: str|None; tags: list[str]|None; description: str|None; logdir: str|None
+    id: str|None; resume: Literal['must', 'allow', 'never']
+
 class TrainingParams(Strict):
     max_steps: int; target_step: int; save_every_n_steps: int; check_val_every_n_steps: int; val_episodes: int; test_episodes: int
-    log_every_n_steps: int; save_last_every_minutes: float; save_path: str|None
+    log_every_n_steps: int; save_last_every_minutes: float; save_path: str|None; device: Literal['auto', 'cpu', 'cuda']
+    logger: Literal['tensorboard', 'swanlab', 'none']; swanlab: SwanLabParams
 
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool

@@ -17,13 +17,13 @@ from .belief import GRUBelief, scan_beliefs
 from .gems import GeMS
 from .params import EnvParams, SACParams
 
-# %% ../nbs/lib/10_sac.ipynb #be1d5429
+# %% ../nbs/lib/10_sac.ipynb #a9835160
 class SACAgent(LatentAgent):
     "Networks of SAC."
     def __init__(self, env: EnvParams, params: SACParams, ranker: GeMS):
-        super().__init__(env, params, ranker, 2*ranker.params.latent_dim)
+        super().__init__(env, params, ranker, 2*ranker.params.latent_dim, params.layer_norm)
         self.critic_belief = GRUBelief(env, params.belief)
-        self.critics = nn.ModuleList(net(params.belief.state_dim + self.action_dim, params.hidden_dim, 1) for _ in range(2))
+        self.critics = nn.ModuleList(net(params.belief.state_dim + self.action_dim, params.hidden_dim, 1, params.layer_norm) for _ in range(2))
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(params.alpha)))
 
@@ -37,13 +37,14 @@ class SACAgent(LatentAgent):
 
     def gaussian(self, state: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.policy(state).chunk(2, -1)
+        if (bound := self.params.mean_bound) is not None: mean = bound*torch.tanh(mean/bound)
         return mean, log_std.clamp(-20, 2)
 
     def min_q(self, critics: nn.ModuleList, state: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([state, action], -1)
         return torch.minimum(critics[0](x), critics[1](x)).squeeze(-1)
 
-# %% ../nbs/lib/10_sac.ipynb #c5895219
+# %% ../nbs/lib/10_sac.ipynb #cd74de5d
 @patch
 def update(self: SACAgent, optimizers: list,
            slates: Tensor, clicks: Tensor,   # (n, H+1, slate_size)
@@ -82,8 +83,8 @@ def update(self: SACAgent, optimizers: list,
     torch.autograd.backward(beliefs, [actor_state.grad, critic_state.grad])
     belief_optimizer.step()
 
-    if p.automatic_entropy:  # eq. 18: the temperature, towards an entropy of -action_dim
-        alpha_loss = -(self.log_alpha.exp()*(log_prob.detach() - self.action_dim).mean())
+    if p.automatic_entropy:  # eq. 18: the temperature, towards its entropy
+        alpha_loss = -(self.log_alpha.exp()*(log_prob.detach() + p.target_entropy*self.action_dim).mean())
         alpha_loss.backward()
         alpha_optimizer.step()
 

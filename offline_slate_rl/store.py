@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'atomic', 'write_text', 'sha256_file', 'save_tensors', 'load_tensors', 'manifest_path', 'Artifact',
            'provenance', 'save_artifact', 'load_artifact', 'flatten', 'differences', 'artifacts', 'matching',
-           'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread']
+           'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread', 'pick_device']
 
 # %% ../nbs/lib/01_store.ipynb #48f56474
 import contextlib, ctypes, hashlib, io, json, os, platform, subprocess, uuid
@@ -210,10 +210,16 @@ def read_rows(outputs: Path, table: str):
     files = [pd.read_parquet(o) for o in sorted((outputs/'results').glob(f'{table}-*.parquet'))]
     return pd.concat(files, ignore_index=True) if files else pd.DataFrame()
 
-# %% ../nbs/lib/01_store.ipynb #a423d372
+# %% ../nbs/lib/01_store.ipynb #d6610081
 def one_thread():
     "Settle this process for work with many small tensors."
     torch.set_num_threads(1)
     with contextlib.suppress(OSError, AttributeError):  # only glibc has mallopt
         libc = ctypes.CDLL('libc.so.6')
         for option in -1, -3: libc.mallopt(option, 2**30)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+def pick_device(name: str) -> torch.device:
+    "`cpu`, `cuda`, or with `auto` CUDA where there is one."
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise SlateRLError(f"training.device is cuda, and torch {torch.__version__} sees no CUDA device. Use training.device: auto or cpu, or install a CUDA build of torch and its driver.")
+    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')

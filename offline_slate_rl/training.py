@@ -6,7 +6,7 @@
 __all__ = ['EVAL_BLOCK', 'Replay', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'checkpoints', 'find_checkpoint',
            'target_name', 'Built', 'make_agent', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
 
-# %% ../nbs/lib/11_training.ipynb #a351ba5c
+# %% ../nbs/lib/11_training.ipynb #0affb714
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -27,17 +27,18 @@ from .reinforce import ReinforceAgent
 from .sac import SACAgent
 from .simulator import TopicRec
 from .store import (FORMAT, Artifact, append_rows, artifacts, find_artifact, load_artifact, load_tensors, manifest_path,
-                                    matching, one_thread, provenance, save_artifact, save_tensors, stage_log, write_text)
+                                    matching, one_thread, pick_device, provenance, save_artifact, save_tensors, stage_log, write_text)
 from .streams import torch_seed, torch_seeded
+from .tracking import tracker
 
-# %% ../nbs/lib/11_training.ipynb #ca595c7d
+# %% ../nbs/lib/11_training.ipynb #e14877c5
 class Replay:
     "The last `capacity` episodes."
-    def __init__(self, env: EnvParams, action_dim: int, capacity: int):
+    def __init__(self, env: EnvParams, action_dim: int, capacity: int, device='cpu'):
         h, s = env.episode_length, env.slate_size
-        self.slates = torch.zeros(capacity, h + 1, s, dtype=id_dtype(env.num_items))
-        self.clicks = torch.zeros(capacity, h + 1, s, dtype=torch.uint8)
-        self.latents = torch.zeros(capacity, h, action_dim)
+        self.slates = torch.zeros(capacity, h + 1, s, dtype=id_dtype(env.num_items), device=device)
+        self.clicks = torch.zeros(capacity, h + 1, s, dtype=torch.uint8, device=device)
+        self.latents = torch.zeros(capacity, h, action_dim, device=device)
         self.stored = 0  # ever
 
     def __len__(self) -> int: return min(self.stored, len(self.slates))
@@ -46,13 +47,13 @@ class Replay:
     def nbytes(self) -> int: return sum(o.nbytes for o in (self.slates, self.clicks, self.latents))
 
     def add(self, e: Episodes):
-        at = (self.stored + torch.arange(len(e))) % len(self.slates)
-        self.slates[at], self.clicks[at], self.latents[at] = e.slates, e.clicks, e.latents
+        at = (self.stored + torch.arange(len(e), device=self.slates.device)) % len(self.slates)
+        self.slates[at], self.clicks[at], self.latents[at] = (o.to(at.device) for o in (e.slates, e.clicks, e.latents))
         self.stored += len(e)
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         "Slates, clicks, latents of `n` episodes without replacement."
-        rows = torch.randperm(len(self), generator=generator)[:n]
+        rows = torch.randperm(len(self), generator=generator, device=self.slates.device)[:n]
         return self.slates[rows], self.clicks[rows], self.latents[rows]
 
     def state(self) -> dict:
@@ -116,25 +117,26 @@ def load_policy(checkpoint: Artifact) -> LatentPolicy:
     if not (torch.isfinite(agent.scale).all() and torch.isfinite(agent.centre).all()): raise SlateRLError(f"{checkpoint.path} has no action bounds.")
     return LatentPolicy(agent.requires_grad_(False).eval(), params.agent_name)
 
-# %% ../nbs/lib/11_training.ipynb #f146e00c
+# %% ../nbs/lib/11_training.ipynb #21be5311
 EVAL_BLOCK = 100
 
 def evaluate(policy: Policy, env: EnvParams, episodes: int, purpose: str, oracle: bool = False, deterministic: bool = True) -> tuple[Episodes, dict]:
     "Play on the `validation` or `test` users: episodes and their measures."
-    sim = TopicRec(env, item_table(env), min(EVAL_BLOCK, episodes))
+    sim = TopicRec(env, item_table(env), min(EVAL_BLOCK, episodes), device=policy.device)
     e = rollout(sim, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
     return e, measures(e, sim)
 
-# %% ../nbs/lib/11_training.ipynb #b24063df
+# %% ../nbs/lib/11_training.ipynb #db6434d2
 class OnlineTraining(pl.LightningModule):
-    "Trains `agent` online, step by step."
+    "Trains `agent` online, step by step, where the agent is: simulator, replay and random numbers are on its device."
     def __init__(self, params: Params, agent: LatentAgent):
         super().__init__()
-        self.automatic_optimization = False  # three optimisers, in an order of their own
+        self.automatic_optimization = False  # several optimisers, in an order of their own
         self.params, self.agent = params, agent
-        self.sim = TopicRec(params.env, item_table(params.env), params.agent.num_envs)
-        self.replay = Replay(params.env, agent.action_dim, min(params.agent.capacity, params.training.max_steps + params.agent.num_envs))
-        self.draws, self.noise = (torch.Generator().manual_seed(torch_seed(params.seed, f'train/{o}')) for o in ('replay', 'noise'))
+        where = agent.centre.device
+        self.sim = TopicRec(params.env, item_table(params.env), params.agent.num_envs, device=where)
+        self.replay = Replay(params.env, agent.action_dim, min(params.agent.capacity, params.training.max_steps + params.agent.num_envs), where)
+        self.draws, self.noise = (torch.Generator(where).manual_seed(torch_seed(params.seed, f'train/{o}')) for o in ('replay', 'noise'))
         self.steps = self.updates = 0
         self.returns, self.last = [], {}  # of the episodes played last; what the last update measured
 
@@ -157,35 +159,39 @@ class OnlineTraining(pl.LightningModule):
             self.replay.add(played)
             self.returns = played.returns.tolist()
         if self.steps >= p.random_steps:
-            batch = self.replay.sample(p.batch_size, self.draws)
-            self.last = self.agent.update(self.adams, *batch, self.updates, self.noise)
-            self.updates += 1
+            for _ in range(p.updates_per_step):
+                batch = self.replay.sample(p.batch_size, self.draws)
+                self.last = self.agent.update(self.adams, *batch, self.updates, self.noise)
+                self.updates += 1
         self.steps += 1
 
     def state(self) -> dict:
         "All that a run needs to go on as if nothing had happened."
-        return dict(steps=self.steps, updates=self.updates, returns=self.returns, replay=self.replay.state(), draws=self.draws.get_state(),
+        return dict(device=self.noise.device.type, steps=self.steps, updates=self.updates, returns=self.returns, replay=self.replay.state(), draws=self.draws.get_state(),
                     noise=self.noise.get_state(), optimizers=[o.state_dict() for o in self.adams])
 
     def restore(self, state: dict):
+        if state['device'] != self.noise.device.type:
+            raise SlateRLError(f"This run was trained on {state['device']} so far, and its random numbers go on only there: training.device={state['device']}, or train again with force.")
         self.steps, self.updates, self.returns = state['steps'], state['updates'], state['returns']
         self.replay.load(state['replay'])
         self.draws.set_state(state['draws']); self.noise.set_state(state['noise'])
         for o, s in zip(self.adams, state['optimizers']): o.load_state_dict(s)
 
-# %% ../nbs/lib/11_training.ipynb #557681d4
+# %% ../nbs/lib/11_training.ipynb #99950ce8
 class Keeper(pl.Callback):
     "Validates, saves and tells."
     def __init__(self, params: Params, recipe: dict, resume: dict|None, say):
         self.params, self.t, self.recipe, self.resume, self.say, self.command = params, params.training, recipe, resume, say, train_command(params)
         self.folder, self.name = run_folder(params), run_name(params)
-        self.history, self.best, self.bar = [], -math.inf, None
+        self.history, self.best, self.bar, self.tracker = [], -math.inf, None, None
         self.recent = deque(maxlen=self.t.log_every_n_steps)
 
     def save(self, loop: OnlineTraining, name: str, validation: dict|None = None, **more) -> Artifact:
         content = dict(state_dict=loop.agent.state_dict(), params=Built.of(self.params).model_dump(), steps=loop.steps, updates=loop.updates, validation=validation, **more)
         told = provenance(self.command, steps=loop.steps, updates=loop.updates, env_steps=loop.env_steps, max_steps=self.t.max_steps, training=self.t.model_dump(),
-                          validation=validation, wall_seconds=round(time.time() - self.started, 1))
+                          validation=validation, device=loop.noise.device.type,
+                          wall_seconds=round(time.time() - self.started, 1))
         return save_artifact(self.folder/f'{self.name}_{name}.ckpt', partial(save_tensors, content), 'checkpoint', {**self.recipe, 'checkpoint': name}, told)
 
     def save_last(self, loop: OnlineTraining):
@@ -194,19 +200,22 @@ class Keeper(pl.Callback):
         self.saved = time.time()
 
     def validate(self, loop: OnlineTraining) -> dict:
-        _, m = evaluate(LatentPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
+        played, m = evaluate(LatentPolicy(loop.agent), self.params.env, self.t.val_episodes, 'validation')
         row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps, val_reward=m['return_mean'], val_ci95=m['return_ci95'],
-                   train_reward=sum(self.recent)/len(self.recent) if self.recent else None, distinct_slates=m['distinct_slates'], episodes=m['episodes'],
+                   train_reward=sum(self.recent)/len(self.recent) if self.recent else None, distinct_slates=m['distinct_slates'],
+                   latent_spread=float((played.latents.std((0, 1))/loop.agent.scale.cpu()).mean()), episodes=m['episodes'],
                    **{k: float(v) for k, v in loop.last.items()})
         self.history.append(row)
         self.say(f"VALIDATION @ Step {loop.steps}"); self.say(f"  Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} ({m['episodes']} episodes, "
                                                             f"{m['distinct_slates']} distinct slates)")
         append_rows(self.params.outputs, 'validation', [dict(env=self.params.env.label, agent=self.params.agent_name, seed=self.params.seed, run=self.name, **row)])
         write_text(self.params.outputs/'logs'/self.params.env.label/f'{self.name}.csv', pd.DataFrame(self.history).to_csv(index=False))
+        self.tracker.log(row, loop.steps)
         return row
 
     def on_train_start(self, trainer, loop):
         self.started = self.saved = time.time()
+        self.tracker = tracker(self.params, self.name, self.resume['loop']['steps'] if self.resume else 0)
         if self.resume:
             loop.restore(self.resume['loop'])
             self.history, self.best = self.resume['history'], self.resume['best']
@@ -244,6 +253,7 @@ class Keeper(pl.Callback):
             self.check(loop)
             reward = sum(self.recent)/len(self.recent)
             self.bar.set_postfix(train_reward=f'{reward:.1f}', refresh=False)
+            self.tracker.log(dict(train_reward=reward, **{k: float(v) for k, v in loop.last.items()}), n)
             self.say(f"[Training Step {n}/{t.max_steps}] ({n/t.max_steps:.1%}) - Episode Reward: {reward:.4f}, Length: {self.params.env.episode_length}", quiet=True)
         if n == t.target_step: self.say(f"### TARGET STEP REACHED: {n} ###")
         self.keep(loop)
@@ -251,9 +261,10 @@ class Keeper(pl.Callback):
 
     def on_train_end(self, *_):
         if self.bar: self.bar.close()
+        if self.tracker: self.tracker.close()
     on_exception = on_train_end
 
-# %% ../nbs/lib/11_training.ipynb #214df1fb
+# %% ../nbs/lib/11_training.ipynb #1bea5e16
 @dataclass
 class Run:
     "A finished training."
@@ -285,12 +296,13 @@ def train(params: Params, force: bool = False) -> Run:
 
 def _fit(params: Params, gems: Artifact, recipe: dict, resume: dict|None, say):
     ranker, _ = load_gems(gems, params.env)
-    with torch_seeded(params.seed, 'train/init'): agent = make_agent(params, ranker)
+    device = pick_device(params.training.device)
+    with torch_seeded(params.seed, 'train/init'): agent = make_agent(params, ranker).to(device)
     say(f"Action bounds: centre {agent.centre.min():.3f} to {agent.centre.max():.3f}, scale {agent.scale.min():.3f} to {agent.scale.max():.3f}")
     if resume: agent.load_state_dict(resume['state_dict'])
     loop, keeper = OnlineTraining(params, agent), Keeper(params, recipe, resume and resume['resume'], say)
     steps = range(resume['steps'] if resume else 0, params.training.max_steps)
-    quiet_trainer(max_epochs=1, callbacks=[keeper]).fit(loop, DataLoader(steps, batch_size=None))
+    quiet_trainer(max_epochs=1, accelerator=device.type, callbacks=[keeper]).fit(loop, DataLoader(steps, batch_size=None))
 
 def _tested(params: Params, checkpoint: Artifact, say) -> dict:
     "Measures on the test users, taken once per checkpoint and told as a row."
