@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'steps_per_second', 'untrained', 'sac_update_ms',
-           'sac_step_ms', 'gems_slates_per_s', 'draft_slates_per_s', 'bench']
+           'sac_step_ms', 'gems_slates_per_s', 'draft_slates_per_s', 'bench', 'collected_per_second', 'verify_seconds']
 
-# %% ../nbs/lib/18_bench.ipynb #07884bd5
+# %% ../nbs/lib/18_bench.ipynb #409288c4
 import importlib.util, json, os, platform, tempfile, time
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
@@ -170,3 +171,70 @@ def bench(names: list[str]|None = None,  # all without
     write_text(path, json.dumps(rows, indent=1) + '\n')
     print(f'wrote {path}')
     return rows
+
+# %% ../nbs/lib/18_bench.ipynb #53e3e6f0
+def _collected(folder: Path, episodes: int, workers: int):
+    "A dataset played by an untrained agent, and the parameters it is verified with."
+    from functools import partial
+    from offline_slate_rl.datasets import collect
+    from offline_slate_rl.inspection import checkpoint_policy
+    from offline_slate_rl.store import save_artifact, save_tensors
+    from offline_slate_rl.training import Built
+    params, agent = untrained(training__save_path=str(folder))
+    env, content = params.env, dict(state_dict=agent.state_dict(), params=Built.of(params).model_dump(), steps=0, updates=0, validation=None)
+    checkpoint = save_artifact(folder/'untrained.ckpt', partial(save_tensors, content), 'checkpoint', dict(checkpoint='step0'), {})
+    recipe = dict(env=env.recipe(), quality='random', policy='untrained', deterministic=False, epsilon=0., noise=0., seed=1, num_trajectories=episodes, block_size=100, privileged=False,
+                  inputs=dict(checkpoint=checkpoint.sha256))
+    return collect(folder/'bench.h5', env, partial(checkpoint_policy, checkpoint.path), episodes, 1, 'dataset', 'dataset', recipe, {}, 100, workers, oracle=True), params
+
+@measurement('collect.sac_gems.episodes_per_s', 'episodes/s', '2,000 episodes of an untrained SAC+GeMS at published sizes, focused_mix, 2 worker processes, their start and the HDF5 file included')
+def collected_per_second(episodes: int = 2000, workers: int = 2) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        _collected(Path(folder), episodes, workers)
+        return episodes/(time.perf_counter() - start)
+
+@measurement('verify.s_per_million', 's', 'every check of `slate-rl verify`, for a million transitions: measured on 200,000 (2,000 episodes of an untrained SAC+GeMS), times 5; a dataset of 10,000 x 100 is a million')
+def verify_seconds(episodes: int = 2000) -> float:
+    from offline_slate_rl.collection import require, verify
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, params = _collected(Path(folder), episodes, 1)
+        start = time.perf_counter()
+        checks = verify(dataset.path, params)[0]
+        seconds = time.perf_counter() - start
+        require(checks)
+        return seconds*1e6/(episodes*params.env.episode_length)
+
+# %% ../nbs/lib/18_bench.ipynb #1f65d4ac
+@lru_cache(1)
+def _million():
+    "A function that writes a dataset of a million transitions, its path, the folder that lives as long as this."
+    from offline_slate_rl.actor import LatentPolicy
+    from offline_slate_rl.datasets import write_dataset
+    from offline_slate_rl.embeddings import item_table
+    from offline_slate_rl.episodes import rollout
+    from offline_slate_rl.simulator import TopicRec
+    from offline_slate_rl.store import save_artifact
+    p, agent = untrained()
+    e = rollout(TopicRec(p.env, item_table(p.env), 100), LatentPolicy(agent), 1000, 0, 'dataset', oracle=True)
+    folder = tempfile.TemporaryDirectory()
+    recipe = dict(env=p.env.recipe(), num_trajectories=10_000)
+    def blocks():
+        for i in range(0, 10_000, 100): yield e[i % 1000:i % 1000 + 100]
+    def write(): return save_artifact(Path(folder.name)/'million.h5', lambda t: write_dataset(t, blocks(), 10_000, dict(recipe=recipe)), 'dataset', recipe, dict(command='slate-rl bench'))
+    return write, write().path, folder
+
+_CONDITIONS = '10,000 episodes: 1,000 of an untrained SAC+GeMS of published sizes on focused_mix, ten times over'
+
+@measurement('dataset.load_s_per_million', 's', f'sha256 and the tensors of a learner from the page cache; {_CONDITIONS}')
+def _load_million() -> float:
+    from offline_slate_rl.datasets import Dataset
+    from offline_slate_rl.store import load_artifact
+    path = _million()[1]
+    return best_time(lambda: Dataset(load_artifact(path, 'dataset')).to_torch(), least=3)
+
+@measurement('dataset.write_s_per_million', 's', f'to disk, with its sha256; {_CONDITIONS}')
+def _write_million() -> float: return best_time(_million()[0], least=1)
+
+@measurement('dataset.mb_per_million', 'MB', f'all keys, privileged ones too; {_CONDITIONS}')
+def _mb_million() -> float: return _million()[1].stat().st_size/1e6

@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #6c2e2a72
+# %% ../nbs/lib/00_params.ipynb #3ecf062b
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int; source: str|None
 
@@ -135,6 +135,7 @@ class TrainingParams(Strict):
 
 class CollectionParams(Strict):
     num_trajectories: int; block_size: int; seed: int; workers: int; deterministic: bool
+    epsilon: float = Field(ge=0, le=1); noise: float = Field(ge=0)
 
 # %% ../nbs/lib/00_params.ipynb #ac0ab0bc
 class Params(Strict):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHAIN', 'plot_pretraining', 'plot_mf', 'plot_bounds', 'decoded_slates', 'plot_training', 'test_table',
            'checkpoint_table', 'inspection_table', 'reaction_table', 'plot_returns', 'plot_over_time', 'plot_episode',
-           'plot_dataset', 'check_table', 'measure_table', 'plot_chain']
+           'plot_dataset', 'check_table', 'plot_effect', 'effect_table', 'measure_table', 'plot_chain']
 
 # %% ../nbs/lib/15_report.ipynb #6b4d2542
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -140,7 +140,7 @@ def plot_episode(e: Episodes, env: EnvParams, which: int = 0) -> Figure:
     axes[2].bar(range(1, len(shown) + 1), e.rewards[which], width=1); axes[2].set(xlabel='turn', ylabel='clicks')
     return fig
 
-# %% ../nbs/lib/15_report.ipynb #15dec441
+# %% ../nbs/lib/15_report.ipynb #8b3e2dce
 def plot_dataset(e: Episodes, random_return: float|None = None) -> Figure:
     "Distribution of returns, clicks over time, clicks per position."
     fig, (a, b, c) = _axes(3)
@@ -154,7 +154,36 @@ def plot_dataset(e: Episodes, random_return: float|None = None) -> Figure:
     return fig
 
 def check_table(checks: list[Check]) -> pd.DataFrame:
-    return pd.DataFrame([dict(check=o.name, outcome='passed' if o.passed else 'FAILED', detail=o.detail) for o in checks]).set_index('check')
+    return pd.DataFrame([dict(check=o.name, outcome=o.outcome, detail=o.detail) for o in checks]).set_index('check')
+
+def plot_effect(e: Episodes, random: Episodes, same_users: bool = True) -> Figure:
+    "How far above random slates: returns of both, the difference episode by episode where users are the same, and over turns."
+    fig, (a, b, c) = _axes(3)
+    ours, other = e.returns.numpy(), random.returns.numpy()
+    bins = np.linspace(min(ours.min(), other.min()) - .5, max(ours.max(), other.max()) + .5, 41)
+    a.hist(other, bins=bins, color='C1', alpha=.6, label='random slates'); a.hist(ours, bins=bins, alpha=.6, label='dataset')
+    a.set(xlabel='return of an episode', ylabel='episodes'); a.legend(frameon=False, fontsize=8)
+    if same_users:
+        b.hist(ours - other, bins=40); b.axvline(0, color='k', lw=1, ls=':'); b.axvline(float((ours - other).mean()), color='k', label='mean')
+        b.set(xlabel='clicks more than random slates, same user', ylabel='episodes'); b.legend(frameon=False, fontsize=8)
+    else: b.axis('off'); b.text(.5, .5, 'other users: no pairs', ha='center')
+    turns = range(1, e.rewards.shape[1] + 1)
+    for o, name, colour in (e, 'dataset', 'C0'), (random, 'random slates', 'C1'):
+        mean, half = o.rewards.mean(0).numpy(), 1.96*o.rewards.std(0).numpy()/len(o)**.5
+        c.plot(turns, mean, color=colour, label=name); c.fill_between(turns, mean - half, mean + half, color=colour, alpha=.25, lw=0)
+    c.set(xlabel='turn', ylabel='clicks on the slate (band: 95%)', ylim=(0, None)); c.legend(frameon=False, fontsize=8)
+    return fig
+
+def effect_table(m: dict) -> pd.DataFrame:
+    "The dataset beside random slates, in words and figures."
+    rows = [('return, dataset', f"{m['return_mean']:.2f} +- {m['return_ci95']:.2f} ({m['episodes']} episodes)"),
+            ('return, random slates', f"{m['random_return']:.2f} +- {m['random_ci95']:.2f} ({m['random_episodes']} episodes)"),
+            ('difference, 95% interval (Welch)', f"{m['difference']:+.2f}, from {m['difference'] - m['difference_ci95']:+.2f} to {m['difference'] + m['difference_ci95']:+.2f}"),
+            ('p of no difference (Welch)', 'below 1e-99' if m['welch_p'] < 1e-99 else f"{m['welch_p']:.1e}"),
+            ('difference in standard deviations of a return', 'none' if m['effect_size'] is None else f"{m['effect_size']:.2f}"),
+            ('episodes above random slates on the same user', 'other users' if m['above_random'] is None else f"{m['above_random']:.1%}"),
+            ('normalised score', 'no reference for this environment' if m['score'] is None else f"{m['score']:.1f}")]
+    return pd.DataFrame(rows, columns=['', 'value']).set_index('')
 
 def measure_table(m: dict) -> pd.DataFrame:
     "Per turn and per episode: mean, std, min, max."

@@ -1,5 +1,5 @@
 """The pipeline end to end at scale tiny: lines as a person types them, in real processes; what goes wrong, and what it leaves behind."""
-import hashlib, json, os, re, shutil, signal, subprocess, sys, time
+import hashlib, json, os, re, shlex, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -388,7 +388,7 @@ def test_an_edited_dataset_is_nowhere_called_good(edited, capsys):
 @pytest.mark.parametrize('key, value, check', [
     ('rewards', 3., 'reward is the number of clicks'), ('timeouts', True, 'timeouts at the horizon only'), ('slates', 1000, 'item ids are in the catalogue'),
     ('log_probs', float('nan'), 'no NaN'), ('timesteps', 5, 'numbered, whole and in order'), ('clicks', 2, 'clicks are 0 or 1'),
-    ('slates', 1, 'replay click for click'), ('next_observations', 0., 'next observation')])
+    ('slates', 1, 'replay click for click'), ('observations', 0., 'beliefs are those of the raw observations')])
 def test_wrong_content_with_a_right_sha256_fails_by_name(copy, key, value, check):
     path = newest_dataset(tiny(), 'medium')
     with h5py.File(path, 'r+') as f: f[key][7] = f[key][7]*0 + value if key == 'rewards' else value
@@ -589,3 +589,130 @@ def test_nothing_is_unpickled(path):
         assert not re.search(r'\bpickle\b|\bjoblib\b|\bdill\b|weights_only\s*=\s*False|allow_pickle|read_pickle|load_from_checkpoint|unsafe_load', line), line
         if 'torch.load(' in line: assert 'weights_only=True' in line, line
         if 'yaml.load(' in line: assert 'SafeLoader' in line, line
+
+
+# Damage to a dataset is found, named, and mended by the line that is printed
+
+def flip(at):
+    "Change one bit of the byte at this share of the file."
+    def change(path): b = bytearray(path.read_bytes()); b[int(at*(len(b) - 1))] ^= 1; path.write_bytes(b)
+    return change
+
+def short(share): return lambda path: path.write_bytes(path.read_bytes()[:int(share*path.stat().st_size)])
+
+def swap(path):
+    "Its manifest changes places with that of another quality."
+    mine, other = manifest_path(path), manifest_path(newest_dataset(tiny(), 'random'))
+    mine_was = mine.read_bytes()
+    mine.write_bytes(other.read_bytes()); other.write_bytes(mine_was)
+
+def another_manifest(path):
+    "The manifest of a dataset of the same environment and quality, of other users."
+    other = collect_dataset(collection_params(tiny(), seed=2), 'medium')
+    shutil.copy(manifest_path(other.path), manifest_path(path))
+
+DATASET_DAMAGE = {
+    'first byte': (flip(0), 'is damaged'), 'a byte near the front': (flip(.01), 'is damaged'), 'a byte in the middle': (flip(.5), 'is damaged'), 'last byte': (flip(1), 'is damaged'),
+    'cut by half': (short(.5), 'is damaged'), 'cut to nothing': (short(0), 'is damaged'), 'manifests swapped': (swap, "is another dataset's or was edited"),
+    'manifest of another dataset': (another_manifest, "is another dataset's or was edited"), 'manifest missing': (lambda path: manifest_path(path).unlink(), 'has no manifest'),
+    'manifest cut': (lambda path: short(.5)(manifest_path(path)), 'is not readable'), 'manifest of nothing': (lambda path: manifest_path(path).write_text('[]'), 'is not readable'),
+    'manifest and half the file': (lambda path: (short(.5)(path), swap(path)), "its manifest is another dataset's (focused_mix, random, 30 episodes)"),
+    'file missing': (lambda path: path.unlink(), 'does not exist')}
+
+def asked(line: str) -> dict:
+    "The parameters on a line of papermill."
+    words = shlex.split(line)
+    assert words[:2] == ['papermill', 'nbs/30_collect.ipynb']
+    return {words[i + 1]: words[i + 2] for i, o in enumerate(words) if o == '-p'}
+
+@pytest.mark.parametrize('damage', DATASET_DAMAGE)
+def test_a_damaged_dataset_is_found_by_name_and_collected_again(copy, capsys, damage):
+    path = newest_dataset(tiny(), 'medium')
+    was = contents(copy)['dataset', 'medium']
+    change, says = DATASET_DAMAGE[damage]
+    change(path)
+    capsys.readouterr()
+    assert cli.main(['verify', '--scale', 'tiny', '--all']) == 1
+    said = capsys.readouterr().out
+    block = next(o for o in re.split(r'^(?=FAILED|passed)', said, flags=re.M) if o.startswith(f'FAILED  {path.name}'))
+    assert says in block
+    assert re.search(rf'^{ENV} .*FAILED|^{ENV} .*1 of 2 passed', said, re.M)
+    given = asked(re.search(r'Collect it again: (.*)', block)[1])
+    assert {k: given[k] for k in ('env', 'quality', 'scale', 'force')} == dict(env=ENV, quality='medium', scale='tiny', force='True')
+    made = collect_dataset(load_params(given['env'], given['agent'], int(given['seed']), given['scale'], given.get('overrides')), given['quality'], force=True)
+    assert made.path == path and made.sha256 == was
+    require([o for o in collection.verify(path, tiny())[0] if not o.name.startswith('return is above')])
+
+def test_the_printed_line_mends_as_it_is(copy, capsys):
+    path = newest_dataset(tiny(), 'medium')
+    manifest_path(path).unlink(); short(.9)(path)  # nothing is left but its name
+    assert cli.main(['verify', str(path)]) == 1
+    line = re.search(r'Collect it again: (.*)', capsys.readouterr().out)[1]
+    said = typed(copy, *shlex.split(line))
+    assert said.returncode == 0, said.stderr
+    assert cli.main(['verify', str(path)]) == 0 and '1 passed, 0 failed' in capsys.readouterr().out
+
+def test_the_table_of_environments(copy, capsys):
+    other = collect_dataset(collection_params(tiny('diffuse_topdown'), num_trajectories=10), 'random', random_policy='slates')
+    short(.5)(newest_dataset(tiny(), 'random'))
+    assert cli.main(['verify', '--scale', 'tiny', '--all']) == 1
+    said = capsys.readouterr().out
+    assert re.search(r'^env +medium +random$|^quality +medium +random$', said, re.M)
+    assert re.search(r'^diffuse_topdown +passed$', said, re.M) and re.search(rf'^{ENV} +passed +FAILED$', said, re.M)
+    assert '2 passed, 1 failed' in said
+    assert cli.main(['verify', str(other.path.parent)]) == 1 and '1 passed, 1 failed' in capsys.readouterr().out  # a folder
+
+
+# Exploration beside the policy's own, and medium by score
+
+def test_exploration_is_in_name_recipe_and_card_and_no_worker_shows(copy):
+    params = collection_params(tiny(), num_trajectories=30, epsilon=.25)
+    a = collect_dataset(params, 'medium')
+    assert a.path.name == f'{ENV}_medium_30traj_epsilon-0.25.h5' and (a.recipe['epsilon'], a.recipe['noise']) == (.25, 0.)
+    assert collect_dataset(collection_params(params, workers=2), 'medium', output_path=str(copy/'two.h5')).sha256 == a.sha256
+    verify_dataset(a.path, params)
+    card = (a.path.parent/'README.md').read_text()
+    assert 'sampling, epsilon 0.25; on 25% of turns' in card and 'log_probs are those of what played, the mixture' in card
+    mode = collect_dataset(collection_params(tiny(), num_trajectories=10, deterministic=True, noise=.1), 'medium')
+    assert 'log_probs' not in Dataset(mode).keys() and mode.recipe['deterministic']
+    assert len({o.path for o in artifacts(a.path.parent)}) == 3
+
+def test_exploration_on_the_line(copy):
+    said = papermill(copy, '30_collect', '-p', 'quality', 'medium', '-p', 'epsilon', '1', '-p', 'noise', '0.5', '-p', 'num_trajectories', '10')
+    assert said.returncode == 0, said.stderr
+    assert (copy/'tiny'/'offline_datasets'/'medium'/f'{ENV}_medium_10traj_epsilon-1.0_noise-0.5.h5').is_file()
+
+@pytest.mark.parametrize('ask, says', [
+    (lambda: collect_dataset(collection_params(tiny(), epsilon=.1), 'random'), 'uniform already'), (lambda: collection_params(tiny(), epsilon=2.), "'collection.epsilon' is 2.0"),
+    (lambda: collection_params(tiny(), noise=-1.), "'collection.noise' is -1.0"),
+    (lambda: collect_dataset(tiny(), 'medium', select_checkpoint='score'), f'params/references.yaml has none for {ENV}'),
+    (lambda: collect_dataset(tiny(), 'medium', select_checkpoint='scores'), "Did you mean 'score'?")], ids=range(5))
+def test_what_cannot_be_collected_leaves_nothing(copy, monkeypatch, ask, says):
+    monkeypatch.setattr(inspection, 'reference', lambda env: None)
+    before = files(copy)
+    with pytest.raises(SlateRLError) as e: ask()
+    assert says in str(e.value) and files(copy) == before
+
+def test_medium_by_score_needs_its_own_approval_and_tells_the_scores(copy, monkeypatch):
+    returns = {k: training.evaluate(training.load_policy(a), a_params.env, 20, 'validation', deterministic=False)[1]['return_mean']
+               for a_params in [tiny()] for k, a in checkpoints(a_params).items() if k.startswith('step')}
+    monkeypatch.setattr(inspection, 'reference', lambda env: dict(env=ENV, random=returns['step60'] - 1000, expert=returns['step60'] + 1000))
+    with pytest.raises(SlateRLError, match='--model-checkpoint step60'): collect_dataset(tiny(), 'medium', select_checkpoint='score')
+    approve(tiny(), note=NOTE, model_checkpoint='step60')
+    a = collect_dataset(collection_params(tiny(), num_trajectories=10), 'medium', select_checkpoint='score')
+    assert a.recipe['inputs']['checkpoint'] == ckpt('step60').sha256 and '-p model_checkpoint step60' in a.provenance['command']
+    assert list(a.provenance['scores']) == ['step0', 'step20', 'step40', 'step60'] and abs(a.provenance['scores']['step60'] - 50) < .01
+
+def test_the_verdict_warns_of_a_medium_that_is_none(here, monkeypatch):
+    monkeypatch.setattr(inspection, 'reference', lambda env: dict(env=ENV, random=0., expert=1.))
+    warnings = inspection.inspect_checkpoint(tiny()).warnings
+    assert any('as it would collect' in o and 'outside 20 to 80' in o for o in warnings), warnings
+
+def test_a_verified_dataset_says_how_far_above_random_slates_it_is(copy):
+    path = newest_dataset(tiny(), 'medium')
+    _, m = verify_dataset(path, tiny())
+    assert m['difference'] == pytest.approx(m['return_mean'] - m['random_return']) and m['difference_ci95'] > 0 and 0 <= m['above_random'] <= 1
+    card = (path.parent/'README.md').read_text()
+    assert f"{m['difference']:+.1f} +- {m['difference_ci95']:.1f}" in card
+    for told in ('## How to load', '## Licence', '## Citation', '| `actions` | (transitions, 32) | float32 |', '| `oracle/users` |', '3,000 transitions', 'approved by the tester', 'Ranker GeMS: latent_dim 32',
+                 'Make it again: `papermill nbs/30_collect.ipynb'): assert told in card, told
