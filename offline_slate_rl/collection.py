@@ -9,7 +9,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'INITIAL', 'POLICY_CHECKS', 'MEANING', '
            'record_path', 'verification', 'verify_dataset', 'require', 'dataset_params', 'read_manifest', 'identity',
            'damage', 'collect_again', 'write_card', 'outcome']
 
-# %% ../nbs/lib/13_collect.ipynb #b3f9d3e0
+# %% ../nbs/lib/13_collect.ipynb #91b636d6
 import json, re
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -25,7 +25,7 @@ from .episodes import Episodes, Policy, RandomSlates, interval, rollout
 from .gems import RandomLatents, find_gems, load_gems
 from .inspection import (approvals, approve, checkpoint_policy, inspect_checkpoint, log_density, mixed, normalised_score, playing, quality_checkpoint,
                                          quality_step, required_approval, select)
-from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest, outputs_dir, registry
+from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest, registry
 from .simulator import TopicRec, replay
 from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, manifest_path, one_thread, provenance,
                                     stage_log, write_text)
