@@ -6,7 +6,7 @@
 __all__ = ['demo', 'returns_table', 'stage_state', 'env_status', 'status', 'reports', 'show', 'dataset_paths', 'verify_paths',
            'verify_grid', 'main']
 
-# %% ../nbs/lib/16_cli.ipynb #538d2959
+# %% ../nbs/lib/16_cli.ipynb #842d3db9
 import argparse, os, sys, time
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ from .inspection import approvals, approve
 from .mixtures import mix, mixture_shares
 from .notebooks import run_notebook
 from .params import Params, SlateRLError, load_params, outputs_dir, registry
-from .store import artifacts, load_artifact, matching, read_rows
+from .store import load_artifact, matching, read_rows
 from .training import checkpoints, target_name
 
 # %% ../nbs/lib/16_cli.ipynb #31dfc0d9

@@ -9,7 +9,7 @@ __all__ = ['RANDOM_POLICIES', 'SCHEMA', 'INITIAL', 'POLICY_CHECKS', 'MEANING', '
            'record_path', 'verification', 'verify_dataset', 'require', 'dataset_params', 'read_manifest', 'identity',
            'damage', 'collect_again', 'write_card', 'outcome']
 
-# %% ../nbs/lib/13_collect.ipynb #17f92243
+# %% ../nbs/lib/13_collect.ipynb #dfe5f722
 import json, re
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -27,7 +27,7 @@ from .gems import RandomLatents, find_gems, load_gems
 from .inspection import (approvals, approve, checkpoint_policy, inspect_checkpoint, log_density, mixed, normalised_score, playing, quality_checkpoint,
                                          quality_step, required_approval, select)
 from .mixtures import newest_mixture, replayed
-from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest, outputs_dir, registry
+from .params import QUALITIES, EnvParams, Params, SlateRLError, load_params, nearest, registry
 from .simulator import TopicRec, replay
 from .store import (Artifact, append_rows, artifacts, differences, load_artifact, made_or_reused, manifest_path, one_thread, provenance,
                                     stage_log, write_text)
@@ -463,8 +463,8 @@ def collect_again(path: Path) -> str:
     else: return ''
     return command + (' -p force True' if '30_collect' in command else ' --force' if 'slate-rl mix' in command else '')
 
-# %% ../nbs/lib/13_collect.ipynb #e938affa
-MEANING = dict(actions='latent that the ranker decoded: the action', slates='items shown, best slot first', clicks='1 where the item was clicked', rewards='clicks on the slate',
+# %% ../nbs/lib/13_collect.ipynb #282157d2
+MEANING = dict(actions='latent that the ranker decoded: the action', slates='items shown, slot by slot', clicks='1 where the item was clicked', rewards='clicks on the slate',
     terminals='always false: the horizon is no end of the world', timeouts='true at the last turn', log_probs='log-density of the latent under the policy that played', episode_ids='episode', timesteps='turn, from 0',
     observations='belief of the behaviour policy before the action', next_observations='its belief after the clicks', final_observations='its belief after the last clicks', initial_slates='first slate, the same for everyone', initial_clicks='clicks on it',
     sources='source of the episode, numbered as in the recipe', source_episodes='its number there') | {
@@ -537,7 +537,7 @@ def _card_entry(a: Artifact) -> str:
                      ('. Seen then: ' + ' '.join(seen) if seen else ''))
         if told.get('scores'): lines.append(f"- Chosen as the saved step nearest a score of 50, of {_pairs(told['scores'])}")
         lines += [f"- Agent {p.get('agent_name')}, seed {p.get('seed')}: {_pairs(p.get('agent', {}))}; belief: {_pairs(p.get('agent', {}).get('belief', {}))}",
-                  f"- Ranker GeMS: {_pairs(p.get('gems', {}))}", f"- Pretraining: {_pairs(p.get('logged', {}))} (trajectories of an epsilon-greedy oracle); budget of the agent: {_pairs(p.get('training', {}))}"]
+                  f"- Ranker GeMS: {_pairs(p.get('gems', {}))}", f"- Pretraining: {_pairs(p.get('logged', {}))} (trajectories of an epsilon-greedy oracle); budget of the agent: {_pairs({k: v for k, v in p.get('training', {}).items() if k in ('max_steps', 'target_step', 'val_episodes')})}"]
     elif 'gems' in r.get('inputs', {}): lines.append(f"- Ranker GeMS: {_pairs(p.get('gems', {}))}; pretraining: {_pairs(p.get('logged', {}))} (trajectories of an epsilon-greedy oracle)")
     lines += [f'- File: format {r["format"]}, sha256 {a.sha256}', f"- Made {told.get('made', 'at a time not told')} with {_pairs(told.get('packages', {}))}, commit {told.get('git_commit') or 'unknown'}",
               f"- Make it again: `{told['command']}`"]

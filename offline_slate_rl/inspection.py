@@ -8,7 +8,7 @@ __all__ = ['SELECTIONS', 'quality_step', 'quality_checkpoint', 'log_density', 'P
            'inspect_checkpoint', 'judge', 'approvals_path', 'approvals', 'approve', 'approve_command',
            'required_approval', 'approval_state']
 
-# %% ../nbs/lib/12_inspect.ipynb #ee90b0d3
+# %% ../nbs/lib/12_inspect.ipynb #4d04ea95
 import getpass, json, os
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .actor import LatentAgent, LatentPolicy
 from .episodes import Action, Episodes, FixedSlate, RandomSlates, ShortTermOracle, interval
-from .params import QUALITIES, CollectionParams, EnvParams, Params, SlateRLError, params_file, nearest
+from .params import QUALITIES, EnvParams, Params, SlateRLError, params_file, nearest
 from .simulator import Obs
 from .store import Artifact, append_rows, load_artifact, write_text
 from .training import checkpoints, evaluate, find_checkpoint, load_policy, target_name, train_command
