@@ -155,7 +155,7 @@ def draft_slates_per_s(batches: int = 300) -> float:
         optimizer.zero_grad(); loss.backward(); optimizer.step()
     return size*20/best_time(lambda: [batch(i) for i in range(20)], batches/60)
 
-# %% ../nbs/lib/18_bench.ipynb #7ad60c55
+# %% ../nbs/lib/18_bench.ipynb #8b7eae51
 def bench(names: list[str]|None = None,  # all without
           path: Path|None = None,        # outputs/bench/latest.json without
          ) -> list[dict]:
@@ -166,7 +166,7 @@ def bench(names: list[str]|None = None,  # all without
     rows, path = [], path or outputs_dir('bench')/'latest.json'
     for name in names or MEASUREMENTS:
         f, unit, conditions = MEASUREMENTS[name]
-        rows.append(dict(name=name, value=float(f'{f():.4g}'), unit=unit, conditions=f'{conditions}; one core, {platform.machine()}, torch {torch.__version__}'))
+        rows.append(dict(name=name, value=float(f'{f():.4g}'), unit=unit, conditions=f'{conditions}; {"" if "workers" in conditions else "one core, "}{platform.machine()}, torch {torch.__version__}'))
         print(f"{name:36} {rows[-1]['value']:>14,.1f}  {unit:14} {conditions}", flush=True)
     write_text(path, json.dumps(rows, indent=1) + '\n')
     print(f'wrote {path}')

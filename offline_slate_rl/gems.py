@@ -40,7 +40,7 @@ class ItemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out): return ctx.saved_tensors[0]*out, None, None
 
-# %% ../nbs/lib/08_gems.ipynb #02a33819
+# %% ../nbs/lib/08_gems.ipynb #2dac30c2
 def _mlp(*dims: int) -> nn.Sequential:
     return nn.Sequential(*[layer for a, b in zip(dims, dims[1:]) for layer in (nn.Linear(a, b), nn.ReLU())])
 
@@ -71,11 +71,13 @@ class GeMS(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: np.random.Generator|None = None) -> Tensor:
         "Each slot's most likely item, or a sampled one where `ranker_sample` is set. Slots are independent, so an item can appear twice."
-        logits = self.item_logits(latents)
         if self.params.ranker_sample:  # the Gumbel trick: adding this noise makes the argmax a sample
-            logits = logits + torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)
-        if logits.device.type == 'cpu': return torch.from_numpy(logits.numpy().argmax(-1))  # a tenth of the time of torch's
-        return logits.argmax(-1)
+            logits = self.item_logits(latents)
+            return (logits + torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)).argmax(-1)
+        if latents.device.type != 'cpu': return self.item_logits(latents).argmax(-1)
+        slots = self.heads(latents)[0]
+        table, flat = self.embedding.weight.detach().T, slots.flatten(0, -2)  # on a CPU, logits that stay in its cache, and NumPy's argmax, ten times as fast as torch's
+        return torch.cat([torch.from_numpy((o @ table).numpy().argmax(-1)) for o in flat.split(100)]).view(slots.shape[:-1])
 
     def losses(self, slates: Tensor, clicks: Tensor, noise: Tensor|None = None) -> dict[str, Tensor]:
         "Terms of the loss; without `noise` the mean is decoded, as in validation."

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['observation_space', 'action_space', 'changed', 'SlateEnv', 'SlateVectorEnv', 'gymnasium_id']
 
-# %% ../nbs/lib/17_gym.ipynb #f9a4f005
+# %% ../nbs/lib/17_gym.ipynb #c9b6d134
 import gymnasium, numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from .params import EnvParams, SlateRLError, _validated, env_params, registry
+from .params import EnvParams, SlateRLError, validated, env_params, registry
 
-# %% ../nbs/lib/17_gym.ipynb #fae505e0
+# %% ../nbs/lib/17_gym.ipynb #aaabf802
 def observation_space(env: EnvParams) -> spaces.Dict:
     return spaces.Dict(slate=action_space(env), clicks=spaces.MultiBinary(env.slate_size))
 
@@ -21,9 +21,9 @@ def action_space(env: EnvParams) -> spaces.MultiDiscrete: return spaces.MultiDis
 
 def changed(name: str, changes: dict) -> EnvParams:
     "The registered environment with some parameters changed."
-    return _validated(EnvParams, {**env_params(name).model_dump(), **changes}, f'gymnasium.make, {name}')
+    return validated(EnvParams, {**env_params(name).model_dump(), **changes}, f'gymnasium.make, {name}')
 
-# %% ../nbs/lib/17_gym.ipynb #e5f87759
+# %% ../nbs/lib/17_gym.ipynb #a74e5f09
 def _simulator(env: EnvParams, num_envs: int):
     from offline_slate_rl.embeddings import item_table  # here, so that registering the names needs no torch
     from offline_slate_rl.simulator import TopicRec
@@ -54,7 +54,7 @@ class _Shared:
         obs = dict(slate=turn.obs.slate.numpy().copy(), clicks=turn.obs.clicks.numpy().astype(np.int8))
         return obs, {k: v.numpy().copy() for k, v in turn.info.items()} if self.privileged else {}
 
-# %% ../nbs/lib/17_gym.ipynb #dc5ba317
+# %% ../nbs/lib/17_gym.ipynb #61516607
 class SlateEnv(_Shared, gymnasium.Env):
     "One user at a time."
     metadata = {'render_modes': []}
@@ -79,7 +79,7 @@ class SlateEnv(_Shared, gymnasium.Env):
         obs, info = self._told(turn)
         return {k: v[0] for k, v in obs.items()}, {k: v[0] for k, v in info.items()}
 
-# %% ../nbs/lib/17_gym.ipynb #b187165f
+# %% ../nbs/lib/17_gym.ipynb #54501dfb
 class SlateVectorEnv(_Shared, VectorEnv):
     "`num_envs` users side by side."
     metadata = {'render_modes': [], 'autoreset_mode': AutoresetMode.NEXT_STEP}
@@ -107,7 +107,7 @@ class SlateVectorEnv(_Shared, VectorEnv):
         obs, info = self._told(turn)
         return obs, {**info, **{f'_{k}': np.ones(self.num_envs, dtype=bool) for k in info}}  # Gymnasium's masks: who has this entry
 
-# %% ../nbs/lib/17_gym.ipynb #3a860008
+# %% ../nbs/lib/17_gym.ipynb #34503fe7
 def gymnasium_id(name: str) -> str:
     "Gymnasium's name of a registered environment."
     return f"offline_slate_rl/{''.join(o.capitalize() for o in name.split('_'))}-v0"

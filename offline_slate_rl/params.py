@@ -6,7 +6,7 @@
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
            'SACParams', 'ReinforceParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
-           'params_file', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
+           'params_file', 'validated', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -90,7 +90,7 @@ class EnvParams(Strict):
             recipe['item_seed'] = recipe['item_exponent'] = None
         return recipe
 
-# %% ../nbs/lib/00_params.ipynb #3ecf062b
+# %% ../nbs/lib/00_params.ipynb #fc8dc8cb
 class LoggedParams(Strict):
     num_trajectories: int; epsilon: float; seed: int; source: str|None
 
@@ -164,7 +164,7 @@ class Params(Strict):
         args = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return args + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../nbs/lib/00_params.ipynb #e099ba56
+# %% ../nbs/lib/00_params.ipynb #0aa08aaa
 @lru_cache
 def params_file(name: str) -> dict:
     "The content of a YAML file in `params/`."
@@ -172,7 +172,7 @@ def params_file(name: str) -> dict:
     if not path.is_file(): raise SlateRLError(f"{path} does not exist. It belongs to the repository: `git checkout params`.")
     return yaml.safe_load(path.read_text())
 
-def _validated(model: type[Strict], values: dict, source: str):
+def validated(model: type[Strict], values: dict, source: str):
     "`model` made of `values`, or one sentence that names the key, the file and what was expected."
     try: return model(**values)
     except ValidationError as e:
@@ -188,12 +188,12 @@ def _validated(model: type[Strict], values: dict, source: str):
         if err['type'] == 'missing': raise SlateRLError(f"{source}: the key '{dotted}' is missing.") from None
         raise SlateRLError(f"{source}: '{dotted}' is {err['input']!r}. {err['msg']}.") from None
 
-# %% ../nbs/lib/00_params.ipynb #f65d7b2a
+# %% ../nbs/lib/00_params.ipynb #a9b6d717
 @lru_cache
 def registry() -> dict[str, EnvParams]:
     "Name -> parameters of every environment."
     d = params_file('environments.yaml')
-    return {f'{f}_{v}': _validated(EnvParams, {**d['defaults'], **family, **variant, 'name': f'{f}_{v}'}, 'params/environments.yaml')
+    return {f'{f}_{v}': validated(EnvParams, {**d['defaults'], **family, **variant, 'name': f'{f}_{v}'}, 'params/environments.yaml')
             for f, family in d['families'].items() for v, variant in d['variants'].items()}
 
 def env_params(name: str) -> EnvParams:
@@ -230,7 +230,7 @@ def _overrides(overrides) -> dict:
         return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #d74ae916
+# %% ../nbs/lib/00_params.ipynb #78de7079
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed
@@ -241,12 +241,12 @@ def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale:
     pre, training = params_file('pretraining.yaml'), params_file('training.yaml')
     values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': params_file(f'agents/{agent}.yaml')}))
     top = {'agent_name': agent, 'scale': scale, 'seed': seed}
-    _validated(Params, {**values, **top}, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
+    validated(Params, {**values, **top}, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
     for key, value in params_file('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
-    base = _validated(Params, {**values, **top}, f'params/scales.yaml, {scale}')
+    base = validated(Params, {**values, **top}, f'params/scales.yaml, {scale}')
     for key, value in (overrides := _overrides(overrides)).items(): _set(values, key, value, 'overrides')
     if not overrides: return base
-    made = _validated(Params, {**values, **top}, 'overrides')
+    made = validated(Params, {**values, **top}, 'overrides')
     changed = {k: v for k, v in overrides.items() if _get(made, k) != _get(base, k)}
     return made.model_copy(update={'overrides': changed})
 

@@ -6,7 +6,7 @@
 __all__ = ['EVAL_BLOCK', 'Replay', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'checkpoints', 'find_checkpoint',
            'target_name', 'Built', 'make_agent', 'load_policy', 'evaluate', 'OnlineTraining', 'Keeper', 'Run', 'train']
 
-# %% ../nbs/lib/11_training.ipynb #0affb714
+# %% ../nbs/lib/11_training.ipynb #0e7809cb
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .actor import LatentAgent, LatentPolicy
 from .embeddings import item_table
 from .episodes import USERS_SEED, Episodes, Policy, id_dtype, measures, rollout
 from .gems import GeMS, RandomLatents, find_gems, load_gems, quiet_trainer
-from .params import AnyAgentParams, EnvParams, GeMSParams, Params, SlateRLError, Strict
+from .params import AnyAgentParams, EnvParams, GeMSParams, Params, SlateRLError, Strict, validated
 from .reinforce import ReinforceAgent
 from .sac import SACAgent
 from .simulator import TopicRec
@@ -104,11 +104,11 @@ def make_agent(params: Built|Params, ranker: GeMS) -> LatentAgent:
     "An untrained agent of the algorithm that the parameters name."
     return {'SAC': SACAgent, 'REINFORCE': ReinforceAgent}[params.agent.algorithm](params.env, params.agent, ranker)
 
-# %% ../nbs/lib/11_training.ipynb #4566010f
+# %% ../nbs/lib/11_training.ipynb #1e4cf376
 def load_policy(checkpoint: Artifact) -> LatentPolicy:
     "The agent of a checkpoint, ready to play; everything it needs is in the file."
     content = load_tensors(checkpoint.path)
-    params = Built(**content['params'])
+    params = validated(Built, content['params'], str(checkpoint.path))
     ranker = GeMS(params.env, params.gems)
     ranker.centre.zero_(); ranker.scale.fill_(1)  # place holders: the checkpoint's own replace them, and strict loading makes sure of it
     agent = make_agent(params, ranker)
