@@ -189,7 +189,7 @@ def verify_grid(table: pd.DataFrame) -> pd.DataFrame:
     passed = table.assign(passed=table.outcome != 'FAILED').groupby(['env', 'quality']).passed.agg(['sum', 'size'])
     return passed.apply(lambda o: ('passed' if o['sum'] else 'FAILED') if o['size'] == 1 else f"{o['sum']} of {o['size']} passed", axis=1).unstack(fill_value='')
 
-# %% ../nbs/lib/16_cli.ipynb #3a4e33cd
+# %% ../nbs/lib/16_cli.ipynb #eb8dc67f
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='slate-rl', description='Offline datasets of slate recommendation, and the agents that make them.')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -215,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument('path', type=Path, help='the dataset (.h5)'); c.add_argument('--to', required=True, metavar='FORMAT', help='minari, npz, parquet or pkl')
     c.add_argument('--output', default='', help="file or folder (default: beside the dataset; of Minari, the folder where it looks)")
     c.add_argument('--view', default='', help="slate: raw slates and clicks (Minari's default); latent: belief and latent (that of npz and pkl)")
+    c.add_argument('--belief', default='', help='path of a checkpoint: its beliefs as observations, computed from slates and clicks')
     c.add_argument('--oracle', action='store_true', help='with what only the simulator knows'); c.add_argument('--force', action='store_true', help='replace what is there')
     c = command('import', 'take published logged trajectories, MF or item embeddings')
     c.add_argument('path', type=Path, help='the published file (.pt)'); c.add_argument('--kind', required=True, help='logged, mf or items')
@@ -277,7 +278,7 @@ def _mix(a):
 
 def _export(a):
     from offline_slate_rl.interchange import export_dataset, export_notes, load_line  # here, since it comes later and no other command needs it
-    path = export_dataset(a.path, a.to, a.output, a.view, a.oracle, a.force)
+    path = export_dataset(a.path, a.to, a.output, a.view, a.oracle, a.belief, a.force)
     for o in export_notes(a.path, a.to): print(o)
     print(f"{path}\nLoad it: {load_line(path, a.to, a.output)}")
 

@@ -8,7 +8,7 @@ __all__ = ['VIEWS', 'WRITERS', 'LOAD', 'about', 'environment', 'references', 'bl
            'export_dataset', 'export_notes', 'load_line', 'import_command', 'import_logged', 'import_mf',
            'import_published']
 
-# %% ../nbs/lib/19_interchange.ipynb #7b959fcb
+# %% ../nbs/lib/19_interchange.ipynb #673638c2
 import copy, importlib.util, json, os, shutil, uuid
 from contextlib import contextmanager
 from functools import partial
@@ -21,18 +21,19 @@ from gymnasium import spaces
 from . import __version__
 from .datasets import Dataset, pretrain_command, write_dataset
 from .embeddings import load_items
+from .encoders import named, with_beliefs
 from .episodes import Episodes, id_dtype
 from .gymnasium_env import action_space, gymnasium_id, observation_space
 from .inspection import reference
 from .params import EnvParams, Params, SlateRLError, load_params, nearest, registry
 from .store import Artifact, atomic, load_artifact, made_or_reused, provenance, save_artifact, save_tensors, sha256_file
 
-# %% ../nbs/lib/19_interchange.ipynb #545cfb4a
+# %% ../nbs/lib/19_interchange.ipynb #e9a3ece3
 VIEWS = 'slate', 'latent'
 
 def about(d: Dataset, **more) -> dict:
     "Where an export comes from: equal for equal datasets, wherever they lie."
-    return dict(made_by=f'offline-slate-rl {__version__}', sha256=d.artifact.sha256, recipe=d.recipe, reference=references(environment(d)), **more)
+    return dict(made_by=f'offline-slate-rl {__version__}', sha256=d.artifact.sha256, recipe=d.recipe, reference=references(environment(d)), **({'derived': [a.recipe for a in d.derived]} if d.derived else {}), **more)
 
 def environment(d: Dataset) -> EnvParams:
     "As recorded: in place of an item table's path stands its sha256, so this cannot be simulated."
@@ -99,7 +100,7 @@ def write_parquet(d: Dataset, path: Path, view: str, oracle: bool):
     finally:
         if writer: writer.close()
 
-# %% ../nbs/lib/19_interchange.ipynb #3aa029ff
+# %% ../nbs/lib/19_interchange.ipynb #551efca7
 def env_spec(env: EnvParams) -> gymnasium.envs.registration.EnvSpec|None:
     "Gymnasium's specification of this very world; None where it lies on an item table that only a file holds."
     if env.item_embeddings or env.name not in registry(): return None
@@ -107,7 +108,11 @@ def env_spec(env: EnvParams) -> gymnasium.envs.registration.EnvSpec|None:
     spec.kwargs = dict(env=env.name) | {k: v for k, v in env.model_dump().items() if v != registered[k]}
     return spec
 
-def minari_id(d: Dataset, view: str) -> str: return f"slate-rl/{d.path.stem.replace('.', '_').replace('+', '_')}{'_latent' if view == 'latent' else ''}-v0"
+def _encoder(d: Dataset) -> str:
+    "Which beliefs, where they are not the dataset's own."
+    return ''.join(f"_{a.kind}-{a.recipe['model'][:8]}" for a in d.derived)
+
+def minari_id(d: Dataset, view: str) -> str: return f"slate-rl/{(d.path.stem + _encoder(d)).replace('.', '_').replace('+', '_')}{'_latent' if view == 'latent' else ''}-v0"
 
 def minari_spaces(d: Dataset, view: str) -> tuple[spaces.Space, spaces.Space]:
     "Of observations and of actions."
@@ -145,7 +150,7 @@ def write_minari(d: Dataset, folder: Path, view: str, oracle: bool):
                                  offline_slate_rl=about(d, view=view), **scores))
     storage.update_episodes(EpisodeBuffer(**_episode(e, i, view, oracle)) for _, e in blocks(d) for i in range(len(e)))
 
-# %% ../nbs/lib/19_interchange.ipynb #0e612b4a
+# %% ../nbs/lib/19_interchange.ipynb #1c251709
 WRITERS = dict(minari=write_minari, npz=write_npz, parquet=write_parquet, pkl=write_lists)
 LOAD = dict(npz='dict(numpy.load("{}"))', parquet='pandas.read_parquet("{}")',
             pkl="the script's own reader: a dict of lists with one array a trajectory")  # no code here reads such a file, so none is printed
@@ -172,15 +177,18 @@ def export_path(d: Dataset, to: str, output: str, view: str) -> Path:
     if to == 'minari':
         root = Path(output).expanduser() if output else Path(os.environ.get('MINARI_DATASETS_PATH') or Path.home()/'.minari'/'datasets')
         return root.resolve()/minari_id(d, view)
-    name = f"{d.path.stem}{'_slate' if view == 'slate' else ''}.{to}"
+    name = f"{d.path.stem}{_encoder(d)}{'_slate' if view == 'slate' else ''}.{to}"
     if not output: return d.path.with_name(name)
     path = Path(output).expanduser().resolve()
     return path if output.endswith(f'.{to}') else path/name
+
+def _no_path(given: str): raise SlateRLError(f"'{given}' is no encoder. Give the path of a checkpoint (.ckpt).")
 
 def export_dataset(path: Path, to: str,
                    output: str = '',      # file or folder; of Minari the folder of all its datasets
                    view: str = '',        # 'slate' or 'latent'; '' is the format's own
                    oracle: bool = False,  # with what only the simulator knows
+                   belief: str = '',      # path of a checkpoint: its beliefs as observations, for data that have none or those of another
                    force: bool = False) -> Path:
     "Write a dataset in another library's format."
     for given, valid, what in (to, WRITERS, 'format'), (view or 'slate', VIEWS, 'view'):
@@ -188,10 +196,11 @@ def export_dataset(path: Path, to: str,
     if view and to == 'parquet': raise SlateRLError(f"A Parquet row holds everything; leave --view {view} out.")
     if to == 'minari': _minari()
     d = Dataset(load_artifact(path, 'dataset'))
+    if belief: d = with_beliefs(d, named(belief, 'checkpoint', d.recipe['env'], _no_path))
     view, has = view or ('slate' if to == 'minari' else 'latent'), {'observations', 'actions'} <= set(d.keys())
     if view == 'latent' and to != 'parquet' and not has:
-        raise SlateRLError(f"{d.path.name} has no belief (quality {d.recipe['quality']}: {d.recipe['policy']}), so it has no view latent. Ask for raw slates and clicks: "
-                           f"slate-rl export {path} --to {to} --view slate")
+        raise SlateRLError(f"{d.path.name} has no belief (quality {d.recipe['quality']}: {d.recipe['policy']}), so it has no view latent. Name the checkpoint whose beliefs to compute "
+                           f"(--belief outputs/SCALE/checkpoints/online_rl/ENV/..._best.ckpt), or ask for raw slates and clicks: slate-rl export {path} --to {to} --view slate")
     if oracle and 'oracle/users' not in d.keys(): raise SlateRLError(f"{d.path.name} holds no oracle/ data; leave --oracle out.")
     target = export_path(d, to, output, view)
     if target.exists() and not force: raise SlateRLError(f"{target} exists. Replace it with --force, or give another --output.")

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, torch
 
 from offline_slate_rl import cli, interchange
+from offline_slate_rl.bench import untrained
 from offline_slate_rl.datasets import Dataset, collect, log_trajectories, logged_recipe
 from offline_slate_rl.embeddings import item_table
 from offline_slate_rl.episodes import Action, Policy, RandomSlates
-from offline_slate_rl.gems import find_gems, pretrain_gems
+from offline_slate_rl.gems import RandomLatents, find_gems, pretrain_gems
 from offline_slate_rl.interchange import WRITERS, export_dataset, import_logged, import_published
 from offline_slate_rl.mf import mf_recipe, pretrain_mf
 from offline_slate_rl.params import SlateRLError, load_params, registry
-from offline_slate_rl.store import load_artifact, load_tensors
+from offline_slate_rl.store import load_artifact, load_tensors, save_artifact, save_tensors
+from offline_slate_rl.training import Built
 
 ENV, N, H = 'focused_mix', 12, 100
 needs_minari = pytest.mark.skipif(not importlib.util.find_spec('minari'), reason="Minari, an extra, is not installed: pip install 'offline-slate-rl[minari]'")
@@ -148,6 +150,21 @@ def test_parquet_holds_one_row_a_transition(agent, elsewhere):
     assert rows.groupby('episode_id').timestep.agg(list).map(lambda o: o == list(range(H))).all()
     np.testing.assert_array_equal(np.stack(rows.initial_clicks[::H]), agent.episodes().clicks[:, 0])
     assert str(pq.read_schema(elsewhere/'agent.parquet').field('clicks').type) == 'fixed_size_list<element: uint8>[10]'
+
+
+def test_beliefs_of_a_checkpoint(elsewhere):
+    "Random latents have actions and nobody's beliefs."
+    params, model = untrained('tiny')
+    content = dict(state_dict=model.state_dict(), params=Built.of(params).model_dump())
+    checkpoint = save_artifact(elsewhere/'model.ckpt', partial(save_tensors, content), 'checkpoint', dict(env=params.env.recipe(), checkpoint='step0'), dict(command='x'))
+    d = made(elsewhere, 'latents', partial(RandomLatents, model.ranker), 'random', params)
+    with pytest.raises(SlateRLError, match='--belief'): export_dataset(d.path, 'npz')
+    with pytest.raises(SlateRLError, match="'best' is no encoder"): export_dataset(d.path, 'npz', belief='best')
+    path = export_dataset(d.path, 'npz', belief=str(checkpoint.path))
+    t, told = loaded(path, 'npz')
+    e = d.episodes()
+    np.testing.assert_array_equal(t['observations'].reshape(N, H, -1), model.actor_belief(e.slates, e.clicks).detach()[:, :-1].numpy())
+    assert told['derived'][0]['dataset'] == d.artifact.sha256 and 'beliefs-' in path.name
 
 
 # Minari
