@@ -19,7 +19,7 @@ from .params import Params, outputs_dir
 from .training import evaluate, find_checkpoint, load_policy, target_name, train, train_command
 from .worlds import committed_slate
 
-# %% ../nbs/lib/24_results.ipynb #bdcfa901
+# %% ../nbs/lib/24_results.ipynb #cee3290f
 CURVE = ['step', 'updates', 'val_reward', 'val_ci95', 'train_reward', 'distinct_slates', 'latent_spread', 'saturated', 'alpha', 'q']
 
 def run_rows(params: Params, fixed: list[int]|None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -44,12 +44,12 @@ def keep_run(params: Params, fixed: list[int]|None = None, folder: Path = RESULT
     replace_rows(folder/'returns.csv', returns, 'run')
     replace_rows(folder/'curves.csv', curve, 'run')
     given = dict(env=params.env.name, agent=params.agent_name, seed=params.seed, scale=params.scale, overrides=params.overrides)
-    for name in '20_train', '25_inspect':
-        page = report_path(notebooks_dir()/f'{name}.ipynb', given | (dict(quality='medium') if name == '25_inspect' else {})).with_suffix('.html')
-        if page.is_file():
-            text = page.read_text()
-            for o in outputs_dir(params.scale).parent, Path.home(): text = text.replace(str(o), 'outputs' if o != Path.home() else '~')
-            (folder/f'{params.env.label}_{params.agent_name}_{name}.html').write_text(text)
+    for name, quality in ('20_train', ''), ('25_inspect', 'medium'), ('40_verify', 'random'), ('40_verify', 'medium'):
+        page = report_path(notebooks_dir()/f'{name}.ipynb', given | (dict(quality=quality) if quality else {})).with_suffix('.html')
+        if not page.is_file(): continue
+        text = page.read_text()
+        for o, shown in (outputs_dir(params.scale).parent, 'outputs'), (Path.home(), '~'): text = text.replace(str(o), shown)
+        (folder/f"{params.env.label}_{params.agent_name}_{name}{f'_{quality}' if name == '40_verify' else ''}.html").write_text(text)
     return returns
 
 # %% ../nbs/lib/24_results.ipynb #0219708d
