@@ -723,6 +723,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'offline_slate_rl.params._get': ('lib/params.html#_get', 'offline_slate_rl/params.py'),
                                          'offline_slate_rl.params._overrides': ('lib/params.html#_overrides', 'offline_slate_rl/params.py'),
                                          'offline_slate_rl.params._set': ('lib/params.html#_set', 'offline_slate_rl/params.py'),
+                                         'offline_slate_rl.params.agent_values': ( 'lib/params.html#agent_values',
+                                                                                   'offline_slate_rl/params.py'),
                                          'offline_slate_rl.params.agents': ('lib/params.html#agents', 'offline_slate_rl/params.py'),
                                          'offline_slate_rl.params.canonical': ('lib/params.html#canonical', 'offline_slate_rl/params.py'),
                                          'offline_slate_rl.params.default_scale': ( 'lib/params.html#default_scale',

@@ -6,7 +6,8 @@
 __all__ = ['AnyAgentParams', 'QUALITIES', 'SlateRLError', 'nearest', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical',
            'short_hash', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'BeliefParams', 'AgentParams',
            'SACParams', 'ReinforceParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
-           'params_file', 'validated', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'load_params']
+           'params_file', 'validated', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'agent_values',
+           'load_params']
 
 # %% ../nbs/lib/00_params.ipynb #62082176
 import difflib, hashlib, importlib.util, json, os
@@ -230,7 +231,15 @@ def _overrides(overrides) -> dict:
         return overrides
     raise SlateRLError(f"overrides is {overrides!r}; it should map dotted keys to values, for instance \"{{gems.latent_dim: 16}}\".")
 
-# %% ../nbs/lib/00_params.ipynb #78de7079
+# %% ../nbs/lib/00_params.ipynb #7d2eb07c
+def agent_values(name: str) -> dict:
+    "An agent's parameters. A variant names its `base` and states, by dotted keys, what it changes."
+    changes = dict(params_file(source := f'agents/{name}.yaml'))
+    if not (base := changes.pop('base', None)): return changes
+    values = json.loads(json.dumps(agent_values(base)))
+    for key, value in changes.items(): _set(values, key, value, f'params/{source}')
+    return values
+
 def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale: str = '', overrides: dict|str|None = None) -> Params:
     "The parameters of a run: files, then the scale, then `overrides`. Without a `scale` or a `seed`, the default ones."
     seed = seeds()[0] if seed is None else seed
@@ -239,7 +248,7 @@ def load_params(env: str, agent: str = 'SAC+GeMS', seed: int|None = None, scale:
     if agent not in agents(): raise SlateRLError(f"Unknown agent '{agent}'. {nearest(agent, agents())}")
     if type(seed) is not int or seed < 0: raise SlateRLError(f"seed is {seed!r}; it should be a whole number from 0 on.")
     pre, training = params_file('pretraining.yaml'), params_file('training.yaml')
-    values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': params_file(f'agents/{agent}.yaml')}))
+    values = json.loads(json.dumps({'env': env_params(env).model_dump(), **pre, **training, 'agent': agent_values(agent)}))
     top = {'agent_name': agent, 'scale': scale, 'seed': seed}
     validated(Params, {**values, **top}, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
     for key, value in params_file('scales.yaml')[scale].items(): _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
