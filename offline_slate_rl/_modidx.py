@@ -2,6 +2,8 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'offline_slate_rl'},
   'syms': { 'offline_slate_rl.ablation': { 'offline_slate_rl.ablation.ablate': ('lib/ablation.html#ablate', 'offline_slate_rl/ablation.py'),
+                                           'offline_slate_rl.ablation.ablation_table': ( 'lib/ablation.html#ablation_table',
+                                                                                         'offline_slate_rl/ablation.py'),
                                            'offline_slate_rl.ablation.plot_ablation': ( 'lib/ablation.html#plot_ablation',
                                                                                         'offline_slate_rl/ablation.py'),
                                            'offline_slate_rl.ablation.replace_rows': ( 'lib/ablation.html#replace_rows',
