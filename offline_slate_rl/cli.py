@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .collection import collect_again, dataset_params, datasets_of, identity, newest_dataset, require, verification, verify, verify_dataset
+from .collection import collect_again, dataset_params, datasets_of, identity, newest_dataset, require, verification, verify
 from .datasets import Dataset, logged_recipe
 from .gems import find_gems
 from .inspection import approvals, approve

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from .embeddings import item_table
-from .episodes import EpsilonGreedyOracle, Episodes, Policy, RandomSlates, rollout
+from .episodes import EpsilonGreedyOracle, Episodes, Policy, rollout
 from .params import EnvParams, Params, SlateRLError, nearest
 from .simulator import TopicRec
 from .store import (Artifact, atomic, differences, load_artifact, load_tensors, made_or_reused, one_thread, provenance, save_artifact,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 
-from .params import EnvParams, SlateRLError, env_params
+from .params import EnvParams, SlateRLError
 from .streams import stream
 
 # %% ../nbs/lib/03_embeddings.ipynb #093c0bec

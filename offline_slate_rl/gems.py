@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .datasets import Dataset, log_trajectories, logged_recipe, pretrain_command
+from .datasets import Dataset, logged_recipe, pretrain_command
 from .embeddings import item_table
 from .episodes import Action, Episodes, Policy
 from .params import EnvParams, GeMSParams, Params, SlateRLError

@@ -9,15 +9,14 @@ __all__ = ['clicked_pairs', 'MF', 'train_mf', 'mf_recipe', 'pretrain_mf']
 import math
 from functools import partial
 
-import numpy as np, torch, torch.nn.functional as F
+import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .datasets import Dataset, imported, pretrain_command
-from .embeddings import item_table
 from .episodes import Episodes
 from .params import EnvParams, Params
-from .store import Artifact, append_rows, load_tensors, made_or_reused, one_thread, provenance, save_artifact, save_tensors, stage_log
+from .store import Artifact, append_rows, made_or_reused, one_thread, provenance, save_artifact, save_tensors, stage_log
 from .streams import stream, torch_seeded
 
 # %% ../nbs/lib/09_mf.ipynb #42005fba

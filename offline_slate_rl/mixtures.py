@@ -21,7 +21,7 @@ from .episodes import Episodes
 from .gems import load_gems
 from .params import EnvParams, Params, SlateRLError, short_hash
 from .simulator import TopicRec
-from .store import Artifact, artifacts, load_artifact, made_or_reused, one_thread, provenance, save_artifact, stage_log
+from .store import Artifact, artifacts, made_or_reused, one_thread, provenance, save_artifact, stage_log
 from .streams import stream
 from .training import find_checkpoint, load_policy
 

@@ -18,7 +18,7 @@ class Tracker:
     def close(self): pass
 
 def _numbers(row: dict) -> dict:
-    "What can be drawn: finite numbers, under the name that says when they were taken."
+    "What can be drawn: finite numbers."
     return {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)}
 
 class TensorBoard(Tracker):
