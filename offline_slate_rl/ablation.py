@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt, pandas as pd
 from matplotlib.figure import Figure
 
 from .inspection import reaction
-from .params import Params, SlateRLError, load_params, nearest, params_file, repo_dir
+from .params import Params, SlateRLError, load_params, nearest, outputs_dir, params_file, repo_dir
 from .training import evaluate, load_policy, train
 
 # %% ../nbs/lib/23_ablation.ipynb #b52eff88
@@ -20,7 +20,8 @@ def variant_params(name: str, scale: str = '', **overrides) -> Params:
     "The parameters of a variant; another `scale` and more `overrides` for rehearsals."
     a = params_file('ablation.yaml')
     if name not in a['variants']: raise SlateRLError(f"Unknown variant '{name}'. {nearest(name, a['variants'])}")
-    return load_params(a['env'], a['agent'], scale=scale or a['scale'], overrides={**a['overrides'], **a['variants'][name], **overrides})
+    own = {'training.save_path': str(outputs_dir(scale or a['scale'])/'checkpoints'/'ablation')}  # the published variant is also an ordinary run, which may have gone further
+    return load_params(a['env'], a['agent'], scale=scale or a['scale'], overrides={**a['overrides'], **own, **a['variants'][name], **overrides})
 
 def run_variant(params: Params, name: str) -> tuple[dict, pd.DataFrame]:
     "Train a variant, or find it: its row, and its validation curve."
