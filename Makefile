@@ -27,18 +27,18 @@ test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, the
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)
-	$(BIN)/python -c "from offline_slate_rl.worlds import measure_worlds; measure_worlds()"
+	$(BIN)/python -c "from offline_slate_rl.play.worlds import measure_worlds; measure_worlds()"
 
 check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
 	$(BIN)/python -m pytest -q tests/test_repository.py
 
 ablation: export OMP_NUM_THREADS = 1
 ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)
-	$(BIN)/python -c "from offline_slate_rl.ablation import ablate; print(ablate())"
+	$(BIN)/python -c "from offline_slate_rl.studies.ablation import ablate; print(ablate())"
 
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json
-	$(BIN)/python -c "from offline_slate_rl.bench import bench; bench()"
+	$(BIN)/python -c "from offline_slate_rl.pipeline.bench import bench; bench()"
 
 lab: .venv/.ready ## JupyterLab, opened on nbs/
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs
@@ -48,11 +48,11 @@ export: .venv/.ready ## clean the notebooks and write offline_slate_rl/ from the
 	$(BIN)/nbdev_export
 
 plots: .venv/.ready ## run the notebooks of nbs/lib and keep what they show
-	$(BIN)/python -c "from offline_slate_rl.notebooks import keep_outputs; keep_outputs()"
+	$(BIN)/python -c "from offline_slate_rl.pipeline.engine import keep_outputs; keep_outputs()"
 	$(BIN)/nbdev_clean
 
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
-	$(BIN)/python -c "from offline_slate_rl.notebooks import write_readme; print(write_readme())"
+	$(BIN)/python -c "from offline_slate_rl.pipeline.engine import write_readme; print(write_readme())"
 
 # A name on the PATH is no proof: pyenv leaves shims of versions that are not enabled, Debian a Python without venv. Each candidate
 # is run. A python3 newer than the lock was made for comes last, before giving up.

@@ -1,8 +1,8 @@
 """The chain in every environment, by calls: a file of its own, so that it runs beside the one that waits for processes."""
 import pytest
 
-from offline_slate_rl.params import registry, short_hash
-from offline_slate_rl.store import artifacts
+from offline_slate_rl.core.params import registry, short_hash
+from offline_slate_rl.core.store import artifacts
 from test_pipeline import ENV, chain_by_calls, contents, elsewhere, tiny  # noqa: F401 (a fixture)
 
 

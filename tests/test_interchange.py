@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, torch
 
-from offline_slate_rl import cli, interchange
-from offline_slate_rl.bench import untrained
-from offline_slate_rl.datasets import Dataset, collect, log_trajectories, logged_recipe
-from offline_slate_rl.embeddings import item_table
-from offline_slate_rl.episodes import Action, Policy, RandomSlates
-from offline_slate_rl.gems import RandomLatents, find_gems, pretrain_gems
-from offline_slate_rl.interchange import WRITERS, export_dataset, import_logged, import_published
-from offline_slate_rl.mf import mf_recipe, pretrain_mf
-from offline_slate_rl.params import SlateRLError, load_params, registry
-from offline_slate_rl.store import load_artifact, load_tensors, save_artifact, save_tensors
-from offline_slate_rl.training import Built
+from offline_slate_rl.collection import interchange
+from offline_slate_rl.pipeline import cli
+from offline_slate_rl.pipeline.bench import untrained
+from offline_slate_rl.data.datasets import Dataset, collect, log_trajectories, logged_recipe
+from offline_slate_rl.world.embeddings import item_table
+from offline_slate_rl.play.episodes import Action, Policy, RandomSlates
+from offline_slate_rl.rankers.gems import RandomLatents, find_gems, pretrain_gems
+from offline_slate_rl.collection.interchange import WRITERS, export_dataset, import_logged, import_published
+from offline_slate_rl.rankers.mf import mf_recipe, pretrain_mf
+from offline_slate_rl.core.params import SlateRLError, load_params, registry
+from offline_slate_rl.core.store import load_artifact, load_tensors, save_artifact, save_tensors
+from offline_slate_rl.training.online import Built
 
 ENV, N, H = 'focused_mix', 12, 100
 needs_minari = pytest.mark.skipif(not importlib.util.find_spec('minari'), reason="Minari, an extra, is not installed: pip install 'offline-slate-rl[minari]'")

@@ -6,7 +6,7 @@ import nbformat
 import papermill
 import pytest
 
-from offline_slate_rl.notebooks import NotebookError, NotebookFailed, run_notebook
+from offline_slate_rl.pipeline.engine import NotebookError, NotebookFailed, run_notebook
 
 PAPERMILL = str(Path(sys.executable).with_name('papermill'))
 LOADED = re.compile(r'<(?:script|link)\b|@import|(?:src|href|url\()\s*=?\s*["\']?(?:https?:)?//', re.IGNORECASE)
@@ -155,7 +155,7 @@ SENTENCE = 'There is no approval for this checkpoint. Give it: slate-rl approve 
 
 
 def test_a_failed_run_ends_with_its_sentence_and_leaves_a_report(place):
-    save(place/'nbs'/'30_collect.ipynb', 'print("so far")', f'from offline_slate_rl.params import SlateRLError\nraise SlateRLError("{SENTENCE}")')
+    save(place/'nbs'/'30_collect.ipynb', 'print("so far")', f'from offline_slate_rl.core.params import SlateRLError\nraise SlateRLError("{SENTENCE}")')
     page = place/'outputs'/'quick'/'reports'/'focused_mix'/'medium'/'30_collect.html'
     page.parent.mkdir(parents=True)
     page.write_text('the report of an earlier run')
@@ -199,7 +199,7 @@ def test_from_python(place):
 
 
 def test_a_failure_from_python(place):
-    save(place/'nbs'/'30_collect.ipynb', f'from offline_slate_rl.params import SlateRLError\nraise SlateRLError("{SENTENCE}")')
+    save(place/'nbs'/'30_collect.ipynb', f'from offline_slate_rl.core.params import SlateRLError\nraise SlateRLError("{SENTENCE}")')
     with pytest.raises(NotebookFailed) as e: run_notebook('30_collect')
     assert isinstance(e.value, papermill.PapermillExecutionError) and e.value.ename == 'SlateRLError'
     first, last = str(e.value).splitlines()

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import h5py, nbformat, pytest, torch
 
-from offline_slate_rl import cli, collection, datasets, gems, inspection, mf, training
-from offline_slate_rl.collection import collect_dataset, collection_params, newest_dataset, require, verify_dataset
-from offline_slate_rl.datasets import Dataset, log_trajectories
-from offline_slate_rl.gems import find_gems, pretrain_gems
-from offline_slate_rl.inspection import approvals, approvals_path, approve, approve_command
-from offline_slate_rl.mf import pretrain_mf
-from offline_slate_rl.notebooks import NotebookError, run_notebook
-from offline_slate_rl.params import SlateRLError, load_params, registry, short_hash
-from offline_slate_rl.store import Artifact, artifacts, flatten, load_artifact, load_tensors, manifest_path, save_artifact
-from offline_slate_rl.training import checkpoints, find_checkpoint, run_folder, run_name, run_recipe, train
+from offline_slate_rl.collection import collect as collection, inspection
+from offline_slate_rl.data import datasets
+from offline_slate_rl.pipeline import cli
+from offline_slate_rl.rankers import gems, mf
+from offline_slate_rl.training import online as training
+from offline_slate_rl.collection.collect import collect_dataset, collection_params, newest_dataset, require, verify_dataset
+from offline_slate_rl.data.datasets import Dataset, log_trajectories
+from offline_slate_rl.rankers.gems import find_gems, pretrain_gems
+from offline_slate_rl.collection.inspection import approvals, approvals_path, approve, approve_command
+from offline_slate_rl.rankers.mf import pretrain_mf
+from offline_slate_rl.pipeline.engine import NotebookError, run_notebook
+from offline_slate_rl.core.params import SlateRLError, load_params, registry, short_hash
+from offline_slate_rl.core.store import Artifact, artifacts, flatten, load_artifact, load_tensors, manifest_path, save_artifact
+from offline_slate_rl.training.online import checkpoints, find_checkpoint, run_folder, run_name, run_recipe, train
 
 REPO, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 ENV, NOTE = 'focused_mix', 'a rehearsal'

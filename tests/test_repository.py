@@ -6,8 +6,8 @@ import nbformat
 import papermill
 import pytest
 
-from offline_slate_rl import notebooks
-from offline_slate_rl.params import repo_dir
+from offline_slate_rl.pipeline import engine as notebooks
+from offline_slate_rl.core.params import repo_dir
 
 REPO = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(o for o in (REPO/'nbs').rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in o.relative_to(REPO).parts))

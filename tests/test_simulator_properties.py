@@ -1,14 +1,14 @@
-"""What holds in any world, whatever its parameters: hypothesis draws worlds, slates and clicks. The recorded traces (nbs/lib/04_simulator.ipynb) hold
+"""What holds in any world, whatever its parameters: hypothesis draws worlds, slates and clicks. The recorded traces (nbs/lib/world/11_simulator.ipynb) hold
 the simulator to published episodes of published worlds; here a plain loop over one user, written from the published semantics, holds it to them elsewhere."""
 from collections import deque
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from offline_slate_rl.compiled import CompiledTopicRec
-from offline_slate_rl.embeddings import generate_items, topic_norms
-from offline_slate_rl.params import SlateRLError, env_params
-from offline_slate_rl.simulator import BORED_TURNS, TopicRec, replay
+from offline_slate_rl.world.compiled import CompiledTopicRec
+from offline_slate_rl.world.embeddings import generate_items, topic_norms
+from offline_slate_rl.core.params import SlateRLError, env_params
+from offline_slate_rl.world.simulator import BORED_TURNS, TopicRec, replay
 
 # The same examples every time: a failure is a failure for everyone, and nothing is remembered between runs.
 examples = settings(derandomize=True, deadline=None, max_examples=60, database=None)
