@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench ablation worlds check lab export plots readme
+.PHONY: help demo test bench ablation worlds check lab export plots readme rooms
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -20,8 +20,7 @@ demo: .venv/.ready ## the whole chain: logged data, pretraining, agent, approval
 
 # Small matrices: more threads than one per process only wait for each other.
 test: export OMP_NUM_THREADS = 1
-test: .venv/.ready ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
-	$(BIN)/python -m pytest -q tests/test_repository.py
+test: check ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile --durations 10
 
@@ -29,7 +28,8 @@ worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)
 	$(BIN)/python -c "from offline_slate_rl.play.worlds import measure_worlds; measure_worlds()"
 
-check: .venv/.ready ## package and README match the notebooks, notebooks clean, every test gets run
+check: .venv/.ready ## ruff; package and README match the notebooks, imports go down, every test gets run
+	$(BIN)/ruff check offline_slate_rl nbs tests
 	$(BIN)/python -m pytest -q tests/test_repository.py
 
 ablation: export OMP_NUM_THREADS = 1
@@ -47,12 +47,15 @@ export: .venv/.ready ## clean the notebooks and write offline_slate_rl/ from the
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 
-plots: .venv/.ready ## run the notebooks of nbs/lib and keep what they show
-	$(BIN)/python -c "from offline_slate_rl.pipeline.engine import keep_outputs; keep_outputs()"
+plots: .venv/.ready ## run the notebooks of nbs/lib and nbs/studies, and keep what they show
+	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import keep_outputs; keep_outputs()"
 	$(BIN)/nbdev_clean
 
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
-	$(BIN)/python -c "from offline_slate_rl.pipeline.engine import write_readme; print(write_readme())"
+	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_readme; print(write_readme())"
+
+rooms: .venv/.ready ## draw the picture of who imports whom, for CONTRIBUTING.md
+	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_rooms; print(write_rooms())"
 
 # A name on the PATH is no proof: pyenv leaves shims of versions that are not enabled, Debian a Python without venv. Each candidate
 # is run. A python3 newer than the lock was made for comes last, before giving up.

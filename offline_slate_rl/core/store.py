@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMAT', 'atomic', 'write_text', 'sha256_file', 'save_tensors', 'load_tensors', 'manifest_path', 'Artifact',
            'provenance', 'save_artifact', 'load_artifact', 'flatten', 'differences', 'artifacts', 'matching',
-           'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread', 'pick_device']
+           'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread',
+           'keep_freed_memory', 'available_cores', 'pick_device']
 
-# %% ../../nbs/lib/core/02_store.ipynb #48f56474
+# %% ../../nbs/lib/core/02_store.ipynb #f077eb9b
 import contextlib, ctypes, hashlib, io, json, os, platform, subprocess, uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +18,8 @@ from typing import Any, Callable
 
 import torch
 
-from .params import SlateRLError, repo_dir
+from .errors import DamagedError, MissingError, SlateRLError
+from .params import repo_dir
 
 # %% ../../nbs/lib/core/02_store.ipynb #24ea936e
 @contextlib.contextmanager
@@ -92,8 +94,8 @@ def provenance(command: str, **more) -> dict:
     return dict(command=command, made=datetime.now(timezone.utc).isoformat(timespec='seconds'), git_commit=commit(), packages=packages,
                 python=platform.python_version(), host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores', **more)
 
-# %% ../../nbs/lib/core/02_store.ipynb #1dc7a82a
-FORMAT = 1  # of files and manifests; part of every recipe
+# %% ../../nbs/lib/core/02_store.ipynb #f1385cf1
+FORMAT = 2  # of files and manifests; part of every recipe
 
 def _next(path: Path) -> Path: return manifest_path(path).with_suffix('.json.next')
 
@@ -110,24 +112,24 @@ def save_artifact(path: Path,                     # where
     os.replace(_next(path), manifest_path(path))
     return Artifact(path, manifest)
 
-# %% ../../nbs/lib/core/02_store.ipynb #6f4d1196
+# %% ../../nbs/lib/core/02_store.ipynb #879d49a5
 def load_artifact(path: Path, kind: str|None = None, verify: bool = True) -> Artifact:
     "The artifact at `path`; an error if it is missing, of another kind, or its bytes are not those of the manifest."
     path = Path(path)
-    if not path.is_file(): raise SlateRLError(f"{path} does not exist.")
+    if not path.is_file(): raise MissingError(f"{path} does not exist.")
     if _next(path).is_file():  # a writer was killed, before or after it had replaced the content
         with contextlib.suppress(ValueError, KeyError, FileNotFoundError):
             if json.loads(_next(path).read_text())['sha256'] == sha256_file(path): os.replace(_next(path), manifest_path(path))
     if not manifest_path(path).is_file():
-        raise SlateRLError(f"{path} has no manifest ({manifest_path(path).name}), so nothing says what it is. Make it again with force.")
+        raise DamagedError(f"{path} has no manifest ({manifest_path(path).name}), so nothing says what it is. Make it again with force.")
     try: manifest = json.loads(manifest_path(path).read_text())
     except ValueError: manifest = None
     if not isinstance(manifest, dict) or not {'kind', 'recipe', 'sha256', 'provenance'} <= manifest.keys():
-        raise SlateRLError(f"The manifest {manifest_path(path)} is not readable. Make the artifact again with force.")
+        raise DamagedError(f"The manifest {manifest_path(path)} is not readable. Make the artifact again with force.")
     artifact = Artifact(path, manifest)
     if kind and artifact.kind != kind: raise SlateRLError(f"{path} is a {artifact.kind}; a {kind} was expected.")
     if verify and sha256_file(path) != artifact.sha256:
-        raise SlateRLError(f"{path} is damaged: its sha256 is not the one in its manifest (truncated, edited, or from another run). "
+        raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest (truncated, edited, or from another run). "
                            f"Make it again with force: {artifact.provenance['command']}")
     return artifact
 
@@ -142,7 +144,7 @@ def differences(found: dict, asked: dict) -> list[str]:
     f, a = flatten(found), flatten(asked)
     return [f"{k} is {f.get(k)!r} there, {a.get(k)!r} is asked" for k in sorted(f.keys() | a.keys()) if f.get(k) != a.get(k)]
 
-# %% ../../nbs/lib/core/02_store.ipynb #f2ad3e03
+# %% ../../nbs/lib/core/02_store.ipynb #a46143db
 def artifacts(folder: Path, kind: str|None = None) -> list[Artifact]:
     "Every artifact below `folder`, or the one at that path, with a readable manifest, the newest last."
     found = []
@@ -162,7 +164,7 @@ def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifa
     if found := matching(folder, kind, recipe): return found
     near = min((differences(a.recipe, {**recipe, 'format': FORMAT}) for a in artifacts(folder, kind)), key=len, default=None)
     why = f" The nearest that exists differs: {'; '.join(near[:4])}." if near else ''
-    raise SlateRLError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
+    raise MissingError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
 # %% ../../nbs/lib/core/02_store.ipynb #f74025f5
 def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artifact], force: bool = False, say=print, exactly: bool = False) -> Artifact:
@@ -210,16 +212,29 @@ def read_rows(outputs: Path, table: str):
     files = [pd.read_parquet(o) for o in sorted((outputs/'results').glob(f'{table}-*.parquet'))]
     return pd.concat(files, ignore_index=True) if files else pd.DataFrame()
 
-# %% ../../nbs/lib/core/02_store.ipynb #d6610081
-def one_thread():
-    "Settle this process for work with many small tensors."
-    torch.set_num_threads(1)
+# %% ../../nbs/lib/core/02_store.ipynb #7e9aacbf
+class one_thread(contextlib.ContextDecorator):
+    "One torch thread inside the block or the decorated function; afterwards as many as before."
+    def __enter__(self):
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return self
+    def __exit__(self, *_): torch.set_num_threads(self.threads)
+    def _recreate_cm(self): return one_thread()  # nested and repeated calls each remember their own
+
+def keep_freed_memory():
+    "Let the process keep the memory that tensors free, rather than fault it in again: a seventh of an update. For processes of our own."
     with contextlib.suppress(OSError, AttributeError):  # only glibc has mallopt
         libc = ctypes.CDLL('libc.so.6')
         for option in -1, -3: libc.mallopt(option, 2**30)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
+def available_cores() -> int:
+    "Cores that this process may use, which on a cluster are fewer than the machine has."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 def pick_device(name: str) -> torch.device:
     "`cpu`, `cuda`, or with `auto` CUDA where there is one."
     if name == 'cuda' and not torch.cuda.is_available():
-        raise SlateRLError(f"training.device is cuda, and torch {torch.__version__} sees no CUDA device. Use training.device: auto or cpu, or install a CUDA build of torch and its driver.")
+        raise SlateRLError(f"training.device is cuda, and torch {torch.__version__} sees no CUDA device. "
+                           "Use training.device: auto or cpu, or install a CUDA build of torch and its driver.")
     return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')

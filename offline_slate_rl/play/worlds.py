@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['POOL', 'CHILDREN', 'USERS', 'ISLANDS', 'EPISODES', 'CONTROLS', 'SWEEP', 'SharedUsers', 'SlateEach', 'play_slates',
-           'cluster_slates', 'mutants', 'Search', 'evolve', 'best_fixed_slate', 'islands', 'measured',
-           'SpreadingOracle', 'measure_world', 'world', 'committed_slate', 'measure_sweep', 'write_worlds', 'exchange',
-           'measure_worlds']
+           'cluster_slates', 'mutants', 'Search', 'evolve', 'best_fixed_slate', 'islands', 'measured', 'measure_world',
+           'world', 'SearchedSlate', 'committed_slate', 'reference', 'normalised_score', 'measure_sweep',
+           'write_worlds', 'exchange', 'measure_worlds']
 
-# %% ../../nbs/lib/play/23_worlds.ipynb #3b52eb7d
-from dataclasses import dataclass, fields, replace
+# %% ../../nbs/lib/play/23_worlds.ipynb #9e017164
+from dataclasses import dataclass, fields
 
 import numpy as np, torch, yaml
 from torch import Tensor
 
-from ..world.embeddings import item_table
-from .episodes import Action, EpsilonGreedyOracle, FixedSlate, Policy, RandomSlates, ShortTermOracle, interval, rollout
-from ..core.params import EnvParams, params_file, env_params, registry, repo_dir
-from ..world.simulator import Obs, TopicRec, Turn, relevance
+from ..core.params import EnvParams, env_params, params_file, registry, repo_dir
 from ..core.store import write_text
 from ..core.streams import stream
+from .episodes import Action, Policy, rollout
+from .measures import interval
+from .policies import EpsilonGreedyOracle, FixedSlate, RandomSlates, ShortTermOracle, SpreadingOracle
+from ..world.embeddings import item_table
+from ..world.simulator import Obs, TopicRec, Turn
 
 # %% ../../nbs/lib/play/23_worlds.ipynb #1f51c3f7
 class SharedUsers(TopicRec):
@@ -103,7 +105,7 @@ def evolve(search: Search, g: np.random.Generator, pool: np.ndarray, near: np.nd
         pool = pool[np.argsort(-value)[:POOL]]
     return pool
 
-# %% ../../nbs/lib/play/23_worlds.ipynb #77459f8d
+# %% ../../nbs/lib/play/23_worlds.ipynb #f9460dda
 EPISODES = 2048  # of every reference row
 
 def best_fixed_slate(env: EnvParams, budget: int = 300_000, seed: int = 0, episodes: int = EPISODES, start: np.ndarray|None = None) -> dict:
@@ -126,44 +128,17 @@ def islands(search: Search, g: np.random.Generator, order: np.ndarray, near: np.
     pool = np.concatenate(pools)
     return pool[np.argsort(-search.play(pool, 4*USERS))[:POOL]]
 
-def measured(env: EnvParams, items: Tensor, policy: Policy|type, seed: int = 0, episodes: int = EPISODES) -> dict:
-    "Mean return of a policy, or of one made for the simulator, on the users of the reference rows."
-    sim = TopicRec(env, items, min(512, episodes))
-    returns = rollout(sim, policy(sim) if isinstance(policy, type) else policy, episodes, seed, 'worlds/reference').returns
+def measured(env: EnvParams, items: Tensor, policy: Policy, seed: int = 0, episodes: int = EPISODES) -> dict:
+    "Mean return of a policy on the users of the reference rows."
+    returns = rollout(TopicRec(env, items, min(512, episodes)), policy, episodes, seed, 'worlds/reference').returns
     return {'return': round(float(returns.mean()), 2), 'ci95': round(interval(returns), 2), 'episodes': episodes, 'seed': seed}
 
-# %% ../../nbs/lib/play/23_worlds.ipynb #95a9309d
-class SpreadingOracle(Policy):
-    "The user's best items now, but no topic so often that it bores or is penalised, the best ones where they are examined most."
-    name, privileged = 'spreading oracle', True
-    QUOTA = 0.7  # expected clicks on a topic among the recent ones, as a share of boredom_threshold
-
-    def __init__(self, simulator: TopicRec): self.sim = simulator
-
-    def act(self, obs, deterministic=False):
-        sim, env, s = self.sim, self.sim.env, self.sim.state
-        now = replace(s, t=s.t + 1, release=s.release.clone())
-        sim._bore(now)
-        scores = sim._effective_user(now) @ sim.items.T/sim.max_score
-        recent = (s.position >= s.topic_head[:, None]).float()
-        room = self.QUOTA*env.boredom_threshold - torch.zeros(scores.shape[0], env.num_topics).scatter_add_(1, s.log, recent)
-        slots = torch.full_like(room, env.diversity_threshold - 1 if env.diversity_penalty != 1 else env.slate_size)
-        slate, rows = torch.empty_like(obs.slate), torch.arange(len(scores))
-        for slot in sim.examined.argsort(descending=True, stable=True).tolist():
-            full = (room < sim.examined[slot]) | (slots < 1)
-            item = (scores - 10.*full[:, sim.item_topic]).argmax(1)
-            topic, slate[:, slot] = sim.item_topic[item], item
-            room[rows, topic] -= relevance(scores[rows, item], env.offset, env.slope)*sim.examined[slot]
-            slots[rows, topic] -= 1
-            scores[rows, item] = -100.
-        return Action(slate)
-
-# %% ../../nbs/lib/play/23_worlds.ipynb #0f56c645
+# %% ../../nbs/lib/play/23_worlds.ipynb #f7ca7aec
 CONTROLS = {  # how each is made
     'random':                (lambda env: RandomSlates(env.num_items), 'uniformly random items, with replacement'),
     'short-term oracle':     (lambda env: ShortTermOracle(), "privileged: the user's ten best items now"),
     'epsilon-greedy oracle': (lambda env: EpsilonGreedyOracle(env.num_items, 0.5), 'privileged: the same, each slot random with chance 0.5'),
-    'spreading oracle':      (lambda env: SpreadingOracle, 'privileged: topics spread to avoid boredom and penalty'),
+    'spreading oracle':      (lambda env: SpreadingOracle(), 'privileged: topics spread to avoid boredom and penalty'),
 }
 
 def measure_world(env: EnvParams, budget: int = 300_000, seed: int = 0, episodes: int = EPISODES) -> dict[str, dict]:
@@ -177,12 +152,24 @@ def world(label: str) -> dict[str, dict]|None:
     "The committed rows of an environment, by its label; None where there are none, for instance for a changed one."
     return params_file('worlds.yaml')['worlds'].get(label)
 
-def committed_slate(label: str) -> FixedSlate|None:
-    "The committed best fixed slate as a policy, marked privileged: the search that found it was. None where there is none."
-    if not (rows := world(label)): return None
-    policy = FixedSlate(rows['best fixed slate']['slate'])
-    policy.name, policy.privileged = 'best fixed slate', True
-    return policy
+class SearchedSlate(FixedSlate):
+    "A constant slate that a search in the simulator found: showing it needs no knowledge, finding it did."
+    name, privileged = 'best fixed slate', True
+
+def committed_slate(label: str) -> SearchedSlate|None:
+    "The committed best fixed slate of an environment, as a policy; None where there is none."
+    rows = world(label)
+    return SearchedSlate(rows['best fixed slate']['slate']) if rows else None
+
+# %% ../../nbs/lib/play/23_worlds.ipynb #9d2873a6
+def reference(env: EnvParams) -> dict|None:
+    "The committed reference returns of an environment; None where there are none."
+    return next((entry for entry in params_file('references.yaml') if entry['env'] == env.label), None)
+
+def normalised_score(value: float, env: EnvParams, returns: dict|None = None) -> float|None:
+    "`value` on a scale from random (0) to expert (100); `returns` instead of the committed reference."
+    returns = returns or reference(env)
+    return 100*(value - returns['random'])/(returns['expert'] - returns['random']) if returns else None
 
 # %% ../../nbs/lib/play/23_worlds.ipynb #5574e25a
 SWEEP = [dict(item_exponent=e, omega=o) for e in (1., 2.) for o in (.9, .95, .99, 1.)]
