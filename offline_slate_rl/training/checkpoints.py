@@ -19,7 +19,7 @@ from ..core.streams import torch_seeded
 from ..play.episodes import Policy
 from ..rankers.ranker import Ranker, build_ranker, find_ranker, ranker_inputs
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #462dfc58
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #bcbec216
 def new_agent(params: Params, ranker: Ranker|None) -> Agent:
     "The untrained agent of a run: the same weights for the same seed."
     with torch_seeded(params.seed, 'train/init'): return make_agent(params.env, params.agent, ranker)
@@ -27,8 +27,9 @@ def new_agent(params: Params, ranker: Ranker|None) -> Agent:
 def run_recipe(params: Params) -> dict:
     "What makes a run what it is, with the sha256 of its ranker; an error with the command where the ranker is missing."
     ranker, source = find_ranker(params)
+    agent = new_agent(params, ranker)
     return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed,
-                privileged=new_agent(params, ranker).privileged, inputs=ranker_inputs(source))
+                ranker=ranker.spec() if ranker is not None else None, privileged=agent.privileged, inputs=ranker_inputs(source))
 
 # %% ../../nbs/lib/training/60_checkpoints.ipynb #57ce8e96
 def run_name(params: Params) -> str:

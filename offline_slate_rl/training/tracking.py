@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Tracker', 'TensorBoard', 'SwanLab', 'tracker']
 
-# %% ../../nbs/lib/training/61_tracking.ipynb #dee4b75e
+# %% ../../nbs/lib/training/61_tracking.ipynb #96de730b
 import hashlib, math
 from pathlib import Path
 
-from ..core.params import Params, SlateRLError
+from ..core.errors import SlateRLError
+from ..core.params import Params
 
 # %% ../../nbs/lib/training/61_tracking.ipynb #443b6846
 class Tracker:

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['clipped_normals', 'generate_items', 'topic_norms', 'check_items', 'load_items', 'item_table']
 
-# %% ../../nbs/lib/world/10_embeddings.ipynb #22fc2e96
+# %% ../../nbs/lib/world/10_embeddings.ipynb #e73e31a7
 from pathlib import Path
 
 import numpy as np, torch
 from torch import Tensor
 
 from ..core.errors import SlateRLError
-from ..core.params import EnvParams
+from ..core.params import EnvParams, checked_seed
 from ..core.streams import stream
 
 # %% ../../nbs/lib/world/10_embeddings.ipynb #093c0bec
@@ -61,8 +61,9 @@ def load_items(path: str|Path, num_items: int, dim: int) -> Tensor:
         raise SlateRLError(f"{path} is not a file of tensors that torch can read ({what}).") from None
     return check_items(items, num_items, dim, str(path))
 
-# %% ../../nbs/lib/world/10_embeddings.ipynb #77eaeb6e
+# %% ../../nbs/lib/world/10_embeddings.ipynb #4a1fc548
 def item_table(env: EnvParams) -> Tensor:
     "The catalogue of an environment."
     if env.item_embeddings: return load_items(env.item_embeddings, env.num_items, env.dim)
-    return generate_items(env.num_items, env.num_topics, env.topic_size, env.item_exponent, env.item_seed)
+    seed = checked_seed(env.item_seed, 'env.item_seed')
+    return generate_items(env.num_items, env.num_topics, env.topic_size, env.item_exponent, seed)
