@@ -15,7 +15,7 @@ from ..play.episodes import Episodes, Policy
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #91280768
+# %% ../../nbs/lib/agents/51_agent.ipynb #79e9d097
 class Agent(nn.Module):
     "What is trained. A subclass registers itself with `@AGENTS.register(name)`."
     Params = AgentParams
@@ -51,6 +51,9 @@ class Agent(nn.Module):
               ) -> dict[str, Tensor]:   # what happened, as tensors on the device
         "One gradient step."
         raise NotImplementedError
+
+    @property
+    def encoder(self) -> nn.Module|None: return None
 
     def measures(self, played: Episodes) -> dict[str, float]: return {}
     def controls(self, played: Episodes) -> dict[str, Policy]: return {}

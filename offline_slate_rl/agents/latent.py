@@ -22,7 +22,7 @@ from ..play.policies import FixedSlate
 from ..rankers.ranker import Ranker, uniform_log_density
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #533c0ac7
+# %% ../../nbs/lib/agents/52_latent.ipynb #d0e1b49b
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
@@ -54,6 +54,9 @@ class LatentAgent(Agent):
     def stretch(self, unit: Tensor) -> Tensor:
         "From (-1, 1) to latents."
         return self.ranker.stretch(unit)
+
+    @property
+    def encoder(self) -> GRUBelief: return self.actor_belief
 
     def policy(self, explore: int|None = None) -> 'LatentPolicy': return LatentPolicy(self)
 

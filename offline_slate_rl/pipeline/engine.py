@@ -52,7 +52,7 @@ def pipeline_notebook(path) -> Path|None:
     valid = [notebook.name for notebook in path.parent.glob('*.ipynb')]
     raise NotebookError(f"There is no notebook {path.name} in {path.parent}. {nearest(path.name, valid)}")
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #22d7eeb9
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #7767c90d
 @dataclass(frozen=True)
 class Parameter:
     "One line of a notebook's parameters cell."
@@ -65,6 +65,7 @@ def _types(annotation) -> frozenset:
     "Type names in an annotation. One that is not understood admits everything."
     match annotation:
         case ast.Constant(value=None): return frozenset({'NoneType'})
+        case ast.Constant(value=str(text)): return _types(ast.parse(text, mode='eval').body)  # papermill lists no `|`
         case ast.Name(id=name): return frozenset({name})
         case ast.BinOp(left=left, op=ast.BitOr(), right=right): return _types(left) | _types(right)
         case ast.Subscript(value=ast.Name(id='Optional'), slice=inner): return _types(inner) | {'NoneType'}
