@@ -21,41 +21,50 @@ import torch
 from .errors import DamagedError, MissingError, SlateRLError
 from .params import repo_dir
 
-# %% ../../nbs/lib/core/02_store.ipynb #24ea936e
+# %% ../../nbs/lib/core/02_store.ipynb #a83890ce
 @contextlib.contextmanager
 def atomic(path: Path):
-    "Yield a temporary path; when the block ends well it becomes `path`, otherwise it goes."
+    "Yield a temporary path. When the block ends well, that file becomes `path`; when it raises, it is deleted."
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp')
     try:
         yield temporary
-        with open(temporary, 'rb') as f: os.fsync(f.fileno())
+        with open(temporary, 'rb') as file: os.fsync(file.fileno())
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
 def write_text(path: Path, text: str):
-    with atomic(path) as t: t.write_text(text)
+    "Replace the file at `path` by `text`."
+    with atomic(path) as temporary: temporary.write_text(text, encoding='utf-8')
 
-# %% ../../nbs/lib/core/02_store.ipynb #36ede350
+# %% ../../nbs/lib/core/02_store.ipynb #55de7f6c
 def sha256_file(path: Path) -> str:
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    "The sha256 of a file, in hexadecimal digits."
+    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
-# %% ../../nbs/lib/core/02_store.ipynb #c36e679e
-def _split(x, name: str, tensors: dict):
-    "Plain values of `x` as JSON can hold them; its tensors go to `tensors` by name."
-    if isinstance(x, torch.Tensor):
-        tensors[name] = x.detach().cpu().contiguous().clone()
+# %% ../../nbs/lib/core/02_store.ipynb #4992d010
+def _split(value, name: str, tensors: dict) -> dict:
+    "`value` as JSON can hold it; its tensors go to `tensors` by name."
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
         return {'tensor': name}
-    if isinstance(x, dict): return {'dict': [[k, _split(v, f'{name}/{k}' if name else str(k), tensors)] for k, v in x.items()]}
-    if isinstance(x, (list, tuple)): return {'list': [_split(v, f'{name}/{i}', tensors) for i, v in enumerate(x)]}
-    return {'value': x}
+    if isinstance(value, dict):
+        prefix = f'{name}/' if name else ''
+        return {'dict': [[key, _split(part, f'{prefix}{key}', tensors)] for key, part in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {'list': [_split(part, f'{name}/{i}', tensors) for i, part in enumerate(value)]}
+    return {'value': value}
 
-def _join(x: dict, tensors: dict):
-    (what, v), = x.items()
-    if what == 'tensor': return tensors[v]
-    if what == 'dict': return {k: _join(o, tensors) for k, o in v}
-    return [_join(o, tensors) for o in v] if what == 'list' else v
+def _join(plain: dict, tensors: dict):
+    "What `_split` took apart."
+    [(what, content)] = plain.items()
+    match what:
+        case 'tensor': return tensors[content]
+        case 'dict': return {key: _join(part, tensors) for key, part in content}
+        case 'list': return [_join(part, tensors) for part in content]
+    return content
 
+# %% ../../nbs/lib/core/02_store.ipynb #8169b32a
 def save_tensors(content: dict, path: Path):
     "Write nested dicts and lists of tensors and plain values. Equal content has equal bytes."
     tensors, buffer = {}, io.BytesIO()
@@ -64,17 +73,22 @@ def save_tensors(content: dict, path: Path):
     path.write_bytes(buffer.getbuffer())
 
 def load_tensors(path: Path, device='cpu') -> dict:
+    "What `save_tensors` wrote; tuples come back as lists."
     tensors = torch.load(path, map_location=device, weights_only=True)
-    return _join(json.loads(tensors.pop('plain')), tensors)
+    plain = json.loads(tensors.pop('plain'))
+    return _join(plain, tensors)
 
-# %% ../../nbs/lib/core/02_store.ipynb #cb29eb62
-def manifest_path(path: Path) -> Path: return path.with_name(path.name + '.manifest.json')
+# %% ../../nbs/lib/core/02_store.ipynb #40f4e3e0
+def manifest_path(path: Path) -> Path:
+    "Where the manifest of the artifact at `path` lies."
+    return path.with_name(path.name + '.manifest.json')
 
 @dataclass(frozen=True)
 class Artifact:
     "A file on disk and what its manifest says of it."
     path: Path
     manifest: dict
+
     @property
     def kind(self) -> str: return self.manifest['kind']
     @property
@@ -84,152 +98,206 @@ class Artifact:
     @property
     def provenance(self) -> dict: return self.manifest['provenance']
 
-# %% ../../nbs/lib/core/02_store.ipynb #b48fc0e0
+# %% ../../nbs/lib/core/02_store.ipynb #968a02f5
+def _commit() -> str|None:
+    "The commit of the checkout; None for a copy without git, which is no fault."
+    git = ['git', 'rev-parse', 'HEAD']
+    try: return subprocess.run(git, cwd=repo_dir(), capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError): return None
+
 def provenance(command: str, **more) -> dict:
-    "What is told of a run and never compared."
-    def commit():
-        try: return subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=repo_dir(), capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError): return None  # an installed copy without git is no fault
-    packages = {o: version(o) for o in ('torch', 'pytorch-lightning', 'numpy', 'h5py')}
-    return dict(command=command, made=datetime.now(timezone.utc).isoformat(timespec='seconds'), git_commit=commit(), packages=packages,
-                python=platform.python_version(), host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores', **more)
+    "What a manifest records of a run and never compares."
+    return dict(
+        command=command,
+        made=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        git_commit=_commit(),
+        packages={package: version(package) for package in ('torch', 'pytorch-lightning', 'numpy', 'h5py')},
+        python=platform.python_version(),
+        host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+        **more)
 
-# %% ../../nbs/lib/core/02_store.ipynb #f1385cf1
-FORMAT = 2  # of files and manifests; part of every recipe
+# %% ../../nbs/lib/core/02_store.ipynb #f4dab995
+FORMAT = 2  # of files and manifests
 
-def _next(path: Path) -> Path: return manifest_path(path).with_suffix('.json.next')
+def _identity(recipe: dict) -> dict:
+    "A recipe as manifests hold it."
+    return {**recipe, 'format': FORMAT}
 
-def save_artifact(path: Path,                     # where
-                  write: Callable[[Path], Any],   # writes the content to the path it is given
-                  kind: str, recipe: dict,        # identity
-                  provenance: dict,               # told, never compared
+def _next_manifest(path: Path) -> Path:
+    return manifest_path(path).with_suffix('.json.next')
+
+def save_artifact(path: Path,                    # where
+                  write: Callable[[Path], Any],  # writes the content to the path it is given
+                  kind: str,                     # 'dataset', 'checkpoint', ...
+                  recipe: dict,                  # its identity
+                  provenance: dict,              # recorded, never compared
                  ) -> Artifact:
     "Write content and manifest, replacing what was there."
-    with atomic(path) as t:
-        write(t)
-        manifest = dict(kind=kind, recipe={**recipe, 'format': FORMAT}, sha256=sha256_file(t), provenance=provenance)
-        write_text(_next(path), json.dumps(manifest, indent=1))
-    os.replace(_next(path), manifest_path(path))
+    with atomic(path) as temporary:
+        write(temporary)
+        manifest = dict(kind=kind, recipe=_identity(recipe), sha256=sha256_file(temporary), provenance=provenance)
+        write_text(_next_manifest(path), json.dumps(manifest, indent=1))
+    os.replace(_next_manifest(path), manifest_path(path))
     return Artifact(path, manifest)
 
-# %% ../../nbs/lib/core/02_store.ipynb #879d49a5
-def load_artifact(path: Path, kind: str|None = None, verify: bool = True) -> Artifact:
-    "The artifact at `path`; an error if it is missing, of another kind, or its bytes are not those of the manifest."
-    path = Path(path)
-    if not path.is_file(): raise MissingError(f"{path} does not exist.")
-    if _next(path).is_file():  # a writer was killed, before or after it had replaced the content
-        with contextlib.suppress(ValueError, KeyError, FileNotFoundError):
-            if json.loads(_next(path).read_text())['sha256'] == sha256_file(path): os.replace(_next(path), manifest_path(path))
-    if not manifest_path(path).is_file():
-        raise DamagedError(f"{path} has no manifest ({manifest_path(path).name}), so nothing says what it is. Make it again with force.")
-    try: manifest = json.loads(manifest_path(path).read_text())
+# %% ../../nbs/lib/core/02_store.ipynb #74ea7f00
+def _finish_save(path: Path):
+    "Do the rename of the manifest for a writer that was killed before it; nothing where the content is the old one."
+    waiting = _next_manifest(path)
+    if not waiting.is_file(): return
+    with contextlib.suppress(ValueError, KeyError, FileNotFoundError):  # half a manifest, or another process was faster
+        described = json.loads(waiting.read_text(encoding='utf-8'))['sha256']
+        if described == sha256_file(path): os.replace(waiting, manifest_path(path))
+
+def _read_manifest(path: Path) -> dict:
+    where = manifest_path(path)
+    if not where.is_file():
+        raise DamagedError(f"{path} has no manifest ({where.name}), so nothing says what it is. "
+                           "Make it again with force.")
+    try: manifest = json.loads(where.read_text(encoding='utf-8'))
     except ValueError: manifest = None
     if not isinstance(manifest, dict) or not {'kind', 'recipe', 'sha256', 'provenance'} <= manifest.keys():
-        raise DamagedError(f"The manifest {manifest_path(path)} is not readable. Make the artifact again with force.")
-    artifact = Artifact(path, manifest)
+        raise DamagedError(f"The manifest {where} is not readable. Make the artifact again with force.")
+    return manifest
+
+# %% ../../nbs/lib/core/02_store.ipynb #1bc80f72
+def load_artifact(path: Path,
+                  kind: str|None = None,  # what it should be
+                  verify: bool = True,    # whether to read all its bytes and compare their sha256
+                 ) -> Artifact:
+    "The artifact at `path`; an error if it is missing, of another kind, or damaged."
+    path = Path(path)
+    if not path.is_file(): raise MissingError(f"{path} does not exist.")
+    _finish_save(path)
+    artifact = Artifact(path, _read_manifest(path))
     if kind and artifact.kind != kind: raise SlateRLError(f"{path} is a {artifact.kind}; a {kind} was expected.")
     if verify and sha256_file(path) != artifact.sha256:
-        raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest (truncated, edited, or from another run). "
-                           f"Make it again with force: {artifact.provenance['command']}")
+        raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest (truncated, edited, or from "
+                           f"another run). Make it again with force: {artifact.provenance['command']}")
     return artifact
 
-# %% ../../nbs/lib/core/02_store.ipynb #1818e61f
-def flatten(d: dict, prefix='') -> dict:
-    "Nested dict -> dotted keys."
-    return {k2: v2 for k, v in d.items()
-            for k2, v2 in (flatten(v, f'{prefix}{k}.') if isinstance(v, dict) else {f'{prefix}{k}': v}).items()}
+# %% ../../nbs/lib/core/02_store.ipynb #a7a9d4e4
+def flatten(nested: dict, prefix: str = '') -> dict:
+    "Nested dicts as one dict with dotted keys."
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict): flat |= flatten(value, f'{prefix}{key}.')
+        else: flat[f'{prefix}{key}'] = value
+    return flat
 
 def differences(found: dict, asked: dict) -> list[str]:
     "One phrase for each key in which two recipes differ."
-    f, a = flatten(found), flatten(asked)
-    return [f"{k} is {f.get(k)!r} there, {a.get(k)!r} is asked" for k in sorted(f.keys() | a.keys()) if f.get(k) != a.get(k)]
+    found, asked = flatten(found), flatten(asked)
+    differ = [key for key in sorted(found.keys() | asked.keys()) if found.get(key) != asked.get(key)]
+    return [f"{key} is {found.get(key)!r} there, {asked.get(key)!r} is asked" for key in differ]
 
-# %% ../../nbs/lib/core/02_store.ipynb #a46143db
+# %% ../../nbs/lib/core/02_store.ipynb #8da27648
+def _manifests(folder: Path) -> list[Path]:
+    "Manifests below a folder, or the one of the artifact at that path."
+    if folder.is_dir(): return list(folder.rglob('*.manifest.json'))
+    manifest = manifest_path(folder)
+    return [manifest] if manifest.is_file() else []
+
 def artifacts(folder: Path, kind: str|None = None) -> list[Artifact]:
-    "Every artifact below `folder`, or the one at that path, with a readable manifest, the newest last."
+    "Every artifact with a readable manifest below `folder`, or the one at that path; the newest last."
     found = []
-    folder = Path(folder)
-    for path in folder.rglob('*.manifest.json') if folder.is_dir() else [manifest_path(folder)] if manifest_path(folder).is_file() else ():
-        with contextlib.suppress(SlateRLError):  # a file without its manifest or the reverse is no artifact
-            found.append(load_artifact(path.with_name(path.name.removesuffix('.manifest.json')), kind, verify=False))
-    return sorted(found, key=lambda o: (o.provenance.get('made', ''), str(o.path)))
+    for manifest in _manifests(Path(folder)):
+        path = manifest.with_name(manifest.name.removesuffix('.manifest.json'))
+        with contextlib.suppress(SlateRLError):  # of another kind, or a manifest without its file
+            found.append(load_artifact(path, kind, verify=False))
+    return sorted(found, key=lambda artifact: (artifact.provenance.get('made', ''), str(artifact.path)))
 
+# %% ../../nbs/lib/core/02_store.ipynb #c5c1daa4
 def matching(folder: Path, kind: str, recipe: dict) -> Artifact|None:
     "The artifact below `folder` made by exactly this recipe, its bytes checked; None if there is none."
-    for a in artifacts(folder, kind):
-        if a.recipe == {**recipe, 'format': FORMAT}: return load_artifact(a.path, kind)
+    for artifact in artifacts(folder, kind):
+        if artifact.recipe == _identity(recipe): return load_artifact(artifact.path, kind)
 
 def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifact:
-    "As `matching`, but none is an error that names `command` and, where one comes near, what differs."
+    "Like `matching`, but none is an error that names `command` and what differs in the artifact that comes nearest."
     if found := matching(folder, kind, recipe): return found
-    near = min((differences(a.recipe, {**recipe, 'format': FORMAT}) for a in artifacts(folder, kind)), key=len, default=None)
-    why = f" The nearest that exists differs: {'; '.join(near[:4])}." if near else ''
+    differ = [differences(artifact.recipe, _identity(recipe)) for artifact in artifacts(folder, kind)]
+    nearest = min(differ, key=len, default=None)
+    why = f" The nearest that exists differs: {'; '.join(nearest[:4])}." if nearest else ''
     raise MissingError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
-# %% ../../nbs/lib/core/02_store.ipynb #f74025f5
-def made_or_reused(path: Path, kind: str, recipe: dict, make: Callable[[], Artifact], force: bool = False, say=print, exactly: bool = False) -> Artifact:
-    "The artifact of `recipe` in the folder of `path`, or at `path` and nowhere else with `exactly`: found, or made by `make`. `force` makes it anyway."
-    if not force:
-        if found := matching(path if exactly else path.parent, kind, recipe):
-            say(f"Reused {found.path} (force makes it again)")
-            return found
-        if path.is_file() and manifest_path(path).is_file():
-            there = load_artifact(path, verify=False)
-            raise SlateRLError(f"{path} was made by another recipe: {'; '.join(differences(there.recipe, {**recipe, 'format': FORMAT})[:4])}. "
-                               f"Move it away, or replace it with force (`-p force True`).")
+# %% ../../nbs/lib/core/02_store.ipynb #39c42c1d
+def made_or_reused(path: Path,                    # where it would go
+                   kind: str, recipe: dict,
+                   make: Callable[[], Artifact],
+                   force: bool = False,           # make it in any case
+                   say=print,
+                   exactly: bool = False,         # look at `path` only, not in its whole folder
+                  ) -> Artifact:
+    "The artifact of `recipe`: the one that is there, or else a new one from `make`."
+    if force: return make()
+    if found := matching(path if exactly else path.parent, kind, recipe):
+        say(f"Reused {found.path} (force makes it again)")
+        return found
+    if path.is_file() and manifest_path(path).is_file():
+        there = load_artifact(path, verify=False)
+        differ = '; '.join(differences(there.recipe, _identity(recipe))[:4])
+        raise SlateRLError(f"{path} was made by another recipe: {differ}. "
+                           f"Move it away, or replace it with force (`-p force True`).")
     return make()
 
-# %% ../../nbs/lib/core/02_store.ipynb #c8602a08
+# %% ../../nbs/lib/core/02_store.ipynb #eda81ba4
 @contextlib.contextmanager
 def stage_log(outputs: Path, env: str, stage: str, command: str, echo: bool = True):
-    "A `say(line)` that prints and appends to the stage's log."
+    "Yield `say(line)`, which appends to the stage's log and, with `echo`, prints."
     path = outputs/'logs'/env/f'{stage}.log'
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a', buffering=1) as f:
+    with open(path, 'a', buffering=1, encoding='utf-8') as log:
         def say(line: str = '', quiet: bool = False):
-            f.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
             if echo and not quiet: print(line)
         say(f"COMMAND {command}", quiet=True)
         say(f"RUNNING pid {os.getpid()}", quiet=True)
         try: yield say
-        except BaseException as e:
-            say(f"FAILED: {type(e).__name__}: {e}", quiet=True)
+        except BaseException as error:
+            say(f"FAILED: {type(error).__name__}: {error}", quiet=True)
             raise
         say('DONE', quiet=True)
 
-# %% ../../nbs/lib/core/02_store.ipynb #01c4dd87
+# %% ../../nbs/lib/core/02_store.ipynb #c23e972d
 def append_rows(outputs: Path, table: str, rows: list[dict]):
     "Add measured `rows` to `results/`, with the time at which they were measured."
     import pandas as pd
     measured = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    with atomic(outputs/'results'/f"{table}-{measured.replace(':', '')}-{uuid.uuid4().hex[:6]}.parquet") as t:
-        pd.DataFrame([{**r, 'table': table, 'measured': measured} for r in rows]).to_parquet(t, index=False)
+    name = f"{table}-{measured.replace(':', '')}-{uuid.uuid4().hex[:6]}.parquet"
+    frame = pd.DataFrame([{**row, 'table': table, 'measured': measured} for row in rows])
+    with atomic(outputs/'results'/name) as temporary: frame.to_parquet(temporary, index=False)
 
-# %% ../../nbs/lib/core/02_store.ipynb #ca962b9e
 def read_rows(outputs: Path, table: str):
     "A DataFrame of all rows measured for `table`, the newest last."
     import pandas as pd
-    files = [pd.read_parquet(o) for o in sorted((outputs/'results').glob(f'{table}-*.parquet'))]
-    return pd.concat(files, ignore_index=True) if files else pd.DataFrame()
+    paths = sorted((outputs/'results').glob(f'{table}-*.parquet'))
+    if not paths: return pd.DataFrame()
+    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
-# %% ../../nbs/lib/core/02_store.ipynb #7e9aacbf
+# %% ../../nbs/lib/core/02_store.ipynb #3af68dc8
 class one_thread(contextlib.ContextDecorator):
-    "One torch thread inside the block or the decorated function; afterwards as many as before."
+    "One torch thread in `with one_thread():` or a function decorated `@one_thread()`; afterwards as many as before."
     def __enter__(self):
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
-    def __exit__(self, *_): torch.set_num_threads(self.threads)
-    def _recreate_cm(self): return one_thread()  # nested and repeated calls each remember their own
 
+    def __exit__(self, *_): torch.set_num_threads(self.threads)
+
+    # ContextDecorator asks for a new object at each call, so that nested calls do not overwrite each other's number.
+    def _recreate_cm(self): return one_thread()
+
+# %% ../../nbs/lib/core/02_store.ipynb #3a812de1
 def keep_freed_memory():
-    "Let the process keep the memory that tensors free, rather than fault it in again: a seventh of an update. For processes of our own."
+    "Let the process keep the memory that tensors free, from now to its end."
     with contextlib.suppress(OSError, AttributeError):  # only glibc has mallopt
         libc = ctypes.CDLL('libc.so.6')
         for option in -1, -3: libc.mallopt(option, 2**30)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
+# %% ../../nbs/lib/core/02_store.ipynb #7afdd3a5
 def available_cores() -> int:
-    "Cores that this process may use, which on a cluster are fewer than the machine has."
+    "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def pick_device(name: str) -> torch.device:

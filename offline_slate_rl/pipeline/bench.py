@@ -8,7 +8,7 @@ __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'process_sec
            'draft_slates_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #be5029ac
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #85e96bcc
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..agents.agent import Agent, make_agent
 from ..collection.behaviours import Behaviour, described
+from ..collection.collect import dataset_recipe
 from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, env_params, load_params, outputs_dir
 from ..core.store import Artifact, load_artifact, one_thread, save_artifact, save_tensors, write_text
@@ -188,14 +189,14 @@ def sac_step_ms(steps: int = 160) -> float:
         window = params.agent.num_envs
         return 1e3*fastest_window(watch.ends, window, window - 1)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #2f22cd14
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #14a45045
 def _slates(n: int) -> tuple[Tensor, Tensor]:
     "Random slates, clicked now and then: GeMS's speed does not depend on what is in them."
     generator = torch.Generator().manual_seed(0)
     slates, chance = torch.randint(1000, (n, 10), generator=generator), torch.rand(n, 10, generator=generator)
     return slates.to(torch.int16), (chance < 0.1).to(torch.uint8)
 
-@measurement('pretrain.gems.slates_per_s', 'slates/s', 'GeMS pretraining, the real loop, batches of 256, published sizes')
+@measurement('pretrain.gems.slates_per_s', 'slates/s', 'the real loop, batches of 256, published sizes')
 def gems_slates_per_s(batches: int = 300) -> float:
     "Slates that GeMS's training loop takes in a second."
     from offline_slate_rl.rankers.gems_training import GeMSTraining, SlateBatches, quiet_trainer
@@ -208,7 +209,7 @@ def gems_slates_per_s(batches: int = 300) -> float:
         quiet_trainer(max_epochs=1, accelerator='cpu', callbacks=[watch]).fit(loop)
     return size/fastest_window(watch.ends, 20)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #56cf9df0
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #b4abf938
 def draft_loss(gems: GeMS, slates: Tensor, clicks: Tensor) -> Tensor:
     "The loss of GeMS in torch's own functions."
     mean, logvar = gems.posterior(slates, clicks)
@@ -219,7 +220,7 @@ def draft_loss(gems: GeMS, slates: Tensor, clicks: Tensor) -> Tensor:
     kl = 0.5*(mean.square() + logvar.exp() - 1 - logvar).mean()
     return items + gems.params.lambda_click*clicked + gems.params.lambda_KL*kl
 
-@measurement('pretrain.draft.slates_per_s', 'slates/s', "GeMS as one would write it first: torch's cross-entropy, fused Adam")
+@measurement('pretrain.draft.slates_per_s', 'slates/s', "a first draft: torch's cross-entropy, fused Adam")
 def draft_slates_per_s(seconds: float = 5.) -> float:
     "Slates that the first draft takes in a second."
     params = untrained()[0]
@@ -234,7 +235,7 @@ def draft_slates_per_s(seconds: float = 5.) -> float:
             optimizer.step()
     return size*len(batches)/best_time(train, seconds)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #898c52a6
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #b9ae2ee7
 @one_thread()
 def bench(names: list[str]|None = None,  # all without
           path: Path|None = None,        # outputs/bench/latest.json without
@@ -249,31 +250,29 @@ def bench(names: list[str]|None = None,  # all without
         cores = '' if 'workers' in conditions else 'one core, '
         rows.append(dict(name=name, value=value, unit=unit,
                          conditions=f'{conditions}; {cores}{platform.machine()}, torch {torch.__version__}'))
-        print(f"{name:36} {value:>14,.1f}  {unit:14} {conditions}", flush=True)
+        digits = 1 if value >= 100 else 3
+        print(f"{name:36} {value:>14,.{digits}f}  {unit:14} {conditions}", flush=True)
     write_text(path, json.dumps(rows, indent=1) + '\n')
     print(f'wrote {path}')
     return rows
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #5f3ea314
-def _untrained_checkpoint(folder: Path) -> tuple[Params, Artifact]:
-    "An untrained agent as the checkpoint that its training would begin with."
-    params, agent = untrained(training__save_path=str(folder))
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #2c30f3f7
+def _untrained_checkpoint(folder: Path, episodes: int) -> tuple[Params, Artifact]:
+    "An untrained agent as a checkpoint, and the parameters to collect so many episodes with it."
+    params, agent = untrained(training__save_path=str(folder), collection__num_trajectories=episodes)
     content = dict(state_dict=agent.state_dict(), params=built_from(agent, params.agent_name), steps=0, updates=0)
     recipe = dict(checkpoint='step0', agent_name=params.agent_name, seed=params.seed, env=params.env.recipe(),
                   privileged=False, inputs={})
-    write = partial(save_tensors, content)
-    return params, save_artifact(folder/'untrained.ckpt', write, 'checkpoint', recipe, dict(steps=0, command='make bench'))
+    write, provenance = partial(save_tensors, content), dict(steps=0, command='make bench')
+    return params, save_artifact(folder/'untrained.ckpt', write, 'checkpoint', recipe, provenance)
 
 def _collected(folder: Path, episodes: int, workers: int) -> tuple[Artifact, Params]:
     "A dataset played by an untrained agent, and the parameters it is verified with."
-    params, checkpoint = _untrained_checkpoint(folder)
-    behaviour = Behaviour('agent', params.env, checkpoint)
-    of = described(behaviour)
-    recipe = dict(env=params.env.recipe(), quality='random', behaviour=of.behaviour, spaces=of.spaces, deterministic=False,
-                  epsilon=0., noise=0., seed=1, users='dataset/bench', num_trajectories=episodes, block_size=100,
-                  privileged=of.privileged, inputs=of.inputs)
-    made = collect(folder/'bench.h5', params.env, behaviour.policy, episodes, 1, 'dataset/bench', 'dataset', recipe,
-                   dict(command='make bench'), 100, workers, oracle=True)
+    params, checkpoint = _untrained_checkpoint(folder, episodes)
+    behaviour, collection = Behaviour('agent', params.env, checkpoint), params.collection
+    recipe = dataset_recipe(params, 'random', behaviour, described(behaviour))
+    made = collect(folder/'bench.h5', params.env, behaviour.policy, episodes, collection.seed, recipe['users'], 'dataset',
+                   recipe, dict(command='make bench'), collection.block_size, workers, oracle=True)
     return made, params
 
 # %% ../../nbs/lib/pipeline/97_bench.ipynb #7112471a
@@ -301,7 +300,7 @@ def verify_seconds(episodes: int = 2000) -> float:
         require(checks)
         return seconds*1e6/(episodes*params.env.episode_length)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #452cc5f3
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #00bf027d
 class Written:
     "A dataset that is written to a temporary folder again and again; the folder lives as long as this."
     def __init__(self, episodes: Episodes, times: int):
@@ -324,7 +323,7 @@ def million() -> tuple[Written, Artifact]:
     "A dataset of a million transitions."
     params, agent = untrained()
     simulator = TopicRec(params.env, item_table(params.env), 100)
-    written = Written(rollout(simulator, agent.policy(), 1000, 0, 'dataset/bench', oracle=True), 10)
+    written = Written(rollout(simulator, agent.policy(), 1000, 0, 'dataset/random', oracle=True), 10)
     return written, written.write()
 
 # %% ../../nbs/lib/pipeline/97_bench.ipynb #68e71909

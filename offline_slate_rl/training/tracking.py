@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Tracker', 'TensorBoard', 'SwanLab', 'tracker']
 
-# %% ../../nbs/lib/training/61_tracking.ipynb #96de730b
+# %% ../../nbs/lib/training/61_tracking.ipynb #90325366
 import hashlib, math
 from pathlib import Path
 
 from ..core.errors import SlateRLError
-from ..core.params import Params
+from ..core.params import Params, SwanLabParams
 
-# %% ../../nbs/lib/training/61_tracking.ipynb #443b6846
+# %% ../../nbs/lib/training/61_tracking.ipynb #ac1885c9
 class Tracker:
     "Takes rows of figures; this one drops them."
     def log(self, row: dict, step: int): pass
@@ -20,32 +20,51 @@ class Tracker:
 
 def _numbers(row: dict) -> dict:
     "What can be drawn: finite numbers."
-    return {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)}
+    def drawn(value): return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return {name: value for name, value in row.items() if drawn(value)}
 
+# %% ../../nbs/lib/training/61_tracking.ipynb #ed13f934
 class TensorBoard(Tracker):
-    "Events of a resumed run replace those that came after the step it goes on from."
+    "Events in a folder; those of a resumed run replace the ones that came after the step it goes on from."
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
         self.writer = SummaryWriter(folder, purge_step=step or None)
+
     def log(self, row, step):
-        for k, v in _numbers(row).items(): self.writer.add_scalar(k, v, step)
+        for name, value in _numbers(row).items(): self.writer.add_scalar(name, value, step)
+
     def close(self): self.writer.close()
+
+# %% ../../nbs/lib/training/61_tracking.ipynb #745c8674
+def _experiment_id(name: str, swanlab: SwanLabParams) -> str|None:
+    "The id that was given, or one made of the run's name; None where every start is an experiment of its own."
+    if swanlab.resume != 'never': return swanlab.id or hashlib.sha256(name.encode()).hexdigest()[:21]
+    if not swanlab.id: return None
+    raise SlateRLError(f"training.swanlab.id is '{swanlab.id}' and training.swanlab.resume is 'never': "
+                       "an experiment that has an id could be resumed. Leave the id out.")
 
 class SwanLab(Tracker):
     "An experiment of SwanLab."
     def __init__(self, params: Params, name: str, folder: Path):
         try: import swanlab
-        except ImportError: raise SlateRLError("training.logger is swanlab, which is not installed. Install it: pip install 'offline-slate-rl[swanlab]'") from None
-        o = params.training.swanlab
-        if o.resume == 'never' and o.id: raise SlateRLError(f"training.swanlab.id is '{o.id}' and training.swanlab.resume is 'never': an experiment that has an id could be resumed. Leave the id out.")
-        own = None if o.resume == 'never' else o.id or hashlib.sha256(name.encode()).hexdigest()[:21]  # the same when the run is resumed
-        tags = [params.env.label, f'{params.training.max_steps} steps', f'seed {params.seed}'] if o.tags is None else o.tags
-        self.run = swanlab.init(project=o.project, workspace=o.workspace, name=name, description=o.description, tags=tags, id=own, resume=o.resume,
-                                mode={'cloud': 'online'}.get(o.mode, o.mode), log_dir=Path(o.logdir).expanduser() if o.logdir else folder,
-                                config=params.model_dump(), settings=swanlab.Settings(interactive=False, terminal=dict(proxy_type='none')))
+        except ImportError:
+            raise SlateRLError("training.logger is swanlab, which is not installed. "
+                               "Install it: pip install 'offline-slate-rl[swanlab]'") from None
+        training, wanted = params.training, params.training.swanlab
+        tags = [params.env.label, f'{training.max_steps} steps', f'seed {params.seed}']
+        self.run = swanlab.init(
+            project=wanted.project, workspace=wanted.workspace, name=name, description=wanted.description,
+            tags=tags if wanted.tags is None else wanted.tags,
+            id=_experiment_id(name, wanted), resume=wanted.resume,
+            mode='online' if wanted.mode == 'cloud' else wanted.mode,
+            log_dir=Path(wanted.logdir).expanduser() if wanted.logdir else folder,
+            config=params.model_dump(),
+            settings=swanlab.Settings(interactive=False, terminal=dict(proxy_type='none')))  # leaves stdout alone
+
     def log(self, row, step): self.run.log(_numbers(row), step=step)
     def close(self): self.run.finish()
 
+# %% ../../nbs/lib/training/61_tracking.ipynb #c0ac6707
 def tracker(params: Params, name: str, step: int = 0) -> Tracker:
     "The tracker that the parameters ask for, of the run `name` that starts, or goes on, at `step`."
     logs = params.outputs/'logs'/params.env.label
