@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['Agent', 'make_agent', 'largest_value']
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #4f9cc389
+# %% ../../nbs/lib/agents/51_agent.ipynb #0503b74d
 import numpy as np, torch
 from torch import Tensor, nn
 
-from ..core.errors import SlateRLError
 from ..core.params import AGENTS, AgentParams, EnvParams
 from ..play.episodes import Episodes, Policy
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #79e9d097
+# %% ../../nbs/lib/agents/51_agent.ipynb #7469624a
 class Agent(nn.Module):
     "What is trained. A subclass registers itself with `@AGENTS.register(name)`."
     Params = AgentParams
@@ -33,10 +32,12 @@ class Agent(nn.Module):
     @property
     def privileged(self) -> bool:
         "Whether it needs a view, or any part of it was made with what only the simulator knows."
-        parts = (module for module in self.modules() if module is not self)
+        parts = [module for module in self.modules() if module is not self]
         return self.needs_view or any(getattr(part, 'privileged', False) for part in parts)
 
-    def policy(self, explore: int|None = None) -> Policy: raise NotImplementedError
+    def policy(self, explore: int|None = None) -> Policy:
+        "The policy as learnt so far; it plays with the agent's own weights, not with a copy."
+        raise NotImplementedError
 
     def random_policy(self) -> Policy:
         "Uniform latents, or uniform slates where there is no ranker."
@@ -48,7 +49,7 @@ class Agent(nn.Module):
                optimizers: list[torch.optim.Optimizer],
                count: int,              # updates before this one
                noise: torch.Generator,  # on the agent's device
-              ) -> dict[str, Tensor]:   # what happened, as tensors on the device
+              ) -> dict[str, Tensor]:   # figures by name, left on the device
         "One gradient step."
         raise NotImplementedError
 

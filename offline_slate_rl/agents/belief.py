@@ -13,7 +13,7 @@ from ..core.kernels import gru_scan
 from ..core.params import EnvParams, Strict
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #b7a38f5a
+# %% ../../nbs/lib/agents/50_belief.ipynb #1bbb5b48
 class BeliefParams(Strict):
     state_dim: int
     item_embedding_dim: int
@@ -30,7 +30,7 @@ class GRUBelief(nn.Module):
 
     def inputs(self, slates: Tensor, clicks: Tensor) -> Tensor:  # (..., slate_size) each -> (..., input_size)
         "What the GRU takes of an observation."
-        # The backward pass of F.embedding takes three times as long; that of int32 ids, too.
+        # With F.embedding, or with int32 ids, the backward pass would take three times as long.
         embedded = self.embedding.weight.index_select(0, slates.flatten().long()).unflatten(0, slates.shape)
         return torch.cat([embedded, clicks.unsqueeze(-1).float()], -1).flatten(-2)
 
@@ -46,14 +46,17 @@ class GRUBelief(nn.Module):
         "One more observation."
         return self.gru(self.inputs(obs.slate, obs.clicks)[:, None], state)[1]
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #d0a5fba3
+# %% ../../nbs/lib/agents/50_belief.ipynb #4fa83565
 def scan_beliefs(beliefs: list[GRUBelief],
                  slates: Tensor, clicks: Tensor,  # (n, T, slate_size)
                 ) -> list[Tensor]:                # (T, n, state_dim) each: time first, as the scan has it
     "Several beliefs along whole episodes."
     slates, clicks = slates.transpose(0, 1), clicks.transpose(0, 1)
-    products = [F.linear(belief.inputs(slates, clicks), belief.gru.weight_ih_l0, belief.gru.bias_ih_l0) for belief in beliefs]
-    states = gru_scan(_by_gate(products), _block_diagonal(beliefs), _by_gate([belief.gru.bias_hh_l0 for belief in beliefs]))
+    def product(belief: GRUBelief) -> Tensor:
+        return F.linear(belief.inputs(slates, clicks), belief.gru.weight_ih_l0, belief.gru.bias_ih_l0)
+    products = _by_gate([product(belief) for belief in beliefs])
+    biases = _by_gate([belief.gru.bias_hh_l0 for belief in beliefs])
+    states = gru_scan(products, _block_diagonal(beliefs), biases)
     return list(states.split([belief.state_dim for belief in beliefs], -1))
 
 def _by_gate(parts: list[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_hidden_layer', 'LatentParams', 'LatentAgent', 'LatentPolicy', 'log_density', 'mixture_log_density']
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #e1940bb2
+# %% ../../nbs/lib/agents/52_latent.ipynb #74211578
 import math
 
 import numpy as np, torch
@@ -19,16 +19,17 @@ from ..core.kernels import squash
 from ..core.params import AgentParams, EnvParams
 from ..play.episodes import Action, Episodes, Policy
 from ..play.policies import FixedSlate
-from ..rankers.ranker import Ranker, uniform_log_density
+from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #d0e1b49b
+# %% ../../nbs/lib/agents/52_latent.ipynb #6412c818
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
     return nn.Sequential(nn.Linear(inputs, hidden), *norm, nn.ReLU(), nn.Linear(hidden, outputs))
 
 class LatentParams(AgentParams):
+    "Parameters of the actor and its belief."
     hidden_dim: int
     pi_lr: float
     belief: BeliefParams
@@ -38,7 +39,8 @@ class LatentAgent(Agent):
     Params = LatentParams
     keeps = 'slates', 'clicks', 'latents'
 
-    def __init__(self, env: EnvParams, params: LatentParams, ranker: Ranker|None, policy_outputs: int, layer_norm: bool = False):
+    def __init__(self, env: EnvParams, params: LatentParams, ranker: Ranker|None,
+                 policy_outputs: int, layer_norm: bool = False):  # of the policy network
         if ranker is None:
             raise SlateRLError(f"{params.algorithm} acts on latents, so it needs a ranker, and agent.ranker is null. "
                                "Give it one, for instance {name: GeMS}.")
@@ -62,12 +64,14 @@ class LatentAgent(Agent):
 
     def measures(self, played: Episodes) -> dict[str, float]:
         "How far its latents vary over users and turns, as a share of half their range."
-        return dict(latent_spread=float((played.latents.std((0, 1))/self.ranker.scale.cpu()).mean()))
+        spread = played.latents.std((0, 1))/self.ranker.scale.cpu()
+        return dict(latent_spread=float(spread.mean()))
 
     def controls(self, played: Episodes) -> dict[str, Policy]:
         "Its mean action, at every turn."
         mean = played.latents.mean((0, 1)).to(self.device)
-        constant = FixedSlate(self.ranker.decode(mean[None], np.random.default_rng(0))[0])
+        [slate] = self.ranker.decode(mean[None], np.random.default_rng(0))
+        constant = FixedSlate(slate)
         constant.name = 'constant action'
         return {'constant action': constant}
 
@@ -106,11 +110,11 @@ class LatentPolicy(Policy):
         if self.noise or self.epsilon: latent, log_prob = self.explored(belief, latent, log_prob)
         return Action(agent.ranker.decode(latent, self.generator), latent, log_prob, belief)
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #c04faa26
+# %% ../../nbs/lib/agents/52_latent.ipynb #4ca8a89f
 def log_density(agent: LatentAgent,
-                belief: Tensor,             # (..., state_dim)
-                latents: Tensor,            # (..., action_dim)
-               ) -> Tensor:                 # (...), float64
+                belief: Tensor,   # (..., state_dim)
+                latents: Tensor,  # (..., action_dim)
+               ) -> Tensor:       # (...), float64
     "Log-density of given latents under the policy that samples (SAC, appendix C eq. 26, solved for the noise)."
     mean, log_std = (part.double() for part in agent.gaussian(belief))
     unit = (latents.double() - agent.ranker.centre)/agent.ranker.scale
@@ -126,14 +130,15 @@ def mixture_log_density(ranker: Ranker, log_prob: Tensor, epsilon: float) -> Ten
     volume = (2*ranker.scale.double()).log().sum()
     return torch.logaddexp(own + log_prob.double(), uniform - volume).float()
 
+# %% ../../nbs/lib/agents/52_latent.ipynb #def29956
 @patch
 def explored(self: LatentPolicy, belief: Tensor, latent: Tensor, log_prob: Tensor|None) -> tuple[Tensor, Tensor|None]:
     "Latents with the additional exploration, and their log-densities where they are known."
     ranker = self.agent.ranker
     if self.noise:
         low, high = ranker.centre - ranker.scale, ranker.centre + ranker.scale
-        latent = torch.minimum(torch.maximum(latent + ranker.scale*self.noise*self.normals(latent.shape), low), high)
-        log_prob = None
+        moved = latent + ranker.scale*self.noise*self.normals(latent.shape)
+        latent, log_prob = torch.minimum(torch.maximum(moved, low), high), None
     if self.epsilon:
         strays = torch.from_numpy(self.generator.random(len(latent)) < self.epsilon).to(self.device)
         uniform = torch.from_numpy(self.generator.random(tuple(latent.shape), dtype=np.float32)).to(self.device)

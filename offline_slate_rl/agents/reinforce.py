@@ -18,30 +18,32 @@ from ..core.params import AGENTS, EnvParams
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #ee7fed4a
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #938bfd5c
 def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:  # (n, H) -> (n, H)
     "Discounted sum of this reward and all later ones."
-    out, total = torch.empty_like(rewards), rewards.new_zeros(len(rewards))
+    returns, following = torch.empty_like(rewards), rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
-        total = rewards[:, t] + gamma*total
-        out[:, t] = total
-    return out
+        following = rewards[:, t] + gamma*following
+        returns[:, t] = following
+    return returns
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #b365e847
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #ada250d9
 class ReinforceParams(LatentParams):
     algorithm: Literal['REINFORCE']
     std: float
 
     @model_validator(mode='after')
     def _on_policy(self):
+        "Refuse values with which an update would learn from the episodes of an older policy."
         if not self.num_envs == self.updates_per_step == self.capacity == self.batch_size == 1:
-            raise ValueError("REINFORCE is on-policy: num_envs, updates_per_step, capacity and batch_size should each be 1, "
-                             f"and are {self.num_envs}, {self.updates_per_step}, {self.capacity} and {self.batch_size}")
+            raise ValueError("REINFORCE is on-policy: num_envs, updates_per_step, capacity and batch_size should each be "
+                             f"1, and are {self.num_envs}, {self.updates_per_step}, {self.capacity} and {self.batch_size}")
         if self.random_steps:
-            raise ValueError(f"REINFORCE learns from its own episodes only: random_steps should be 0, and is {self.random_steps}")
+            raise ValueError("REINFORCE learns from its own episodes only: "
+                             f"random_steps should be 0, and is {self.random_steps}")
         return self
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #7d2ec919
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #e575602c
 @AGENTS.register('REINFORCE')
 class ReinforceAgent(LatentAgent):
     "A policy with a fixed deviation, and nothing else."
@@ -60,10 +62,12 @@ class ReinforceAgent(LatentAgent):
 
     def update(self, batch: Episodes, optimizers: list, count: int, noise: torch.Generator) -> dict[str, Tensor]:
         "One gradient step on the episodes of the batch."
-        mean, log_std = self.gaussian(self.actor_belief(batch.slates, batch.clicks)[:, :-1])
+        states = self.actor_belief(batch.slates, batch.clicks)[:, :-1]
+        mean, log_std = self.gaussian(states)
         unit = (batch.latents - self.ranker.centre)/self.ranker.scale
         unit = unit.clamp(-1 + 1e-6, 1 - 1e-6)  # float32 rounds actions at the edge to 1
-        log_prob = -0.5*((torch.atanh(unit) - mean)/log_std.exp()).square().sum(-1)
+        deviations = (torch.atanh(unit) - mean)/log_std.exp()
+        log_prob = -0.5*deviations.square().sum(-1)  # up to a constant
         loss = -(returns_to_go(batch.rewards, self.env.gamma)*log_prob).sum(1).mean()
         optimizers[0].zero_grad()
         loss.backward()

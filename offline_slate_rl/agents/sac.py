@@ -21,7 +21,7 @@ from ..core.params import AGENTS, EnvParams
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #6ff45422
+# %% ../../nbs/lib/agents/53_sac.ipynb #95a868d2
 class SACParams(LatentParams):
     algorithm: Literal['SAC']
     q_lr: float
@@ -44,7 +44,8 @@ class SACAgent(LatentAgent):
         super().__init__(env, params, ranker, 2*ranker.action_dim if ranker is not None else 0, params.layer_norm)
         state_dim, hidden = params.belief.state_dim, params.hidden_dim
         self.critic_belief = GRUBelief(env, params.belief)
-        self.critics = nn.ModuleList(one_hidden_layer(state_dim + self.action_dim, hidden, 1, params.layer_norm) for _ in range(2))
+        def critic() -> nn.Module: return one_hidden_layer(state_dim + self.action_dim, hidden, 1, params.layer_norm)
+        self.critics = nn.ModuleList([critic(), critic()])
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(params.alpha)))
 
@@ -52,29 +53,35 @@ class SACAgent(LatentAgent):
         "Q networks, actor, the two beliefs, temperature."
         p = self.params
         def group(module: nn.Module, lr: float) -> dict: return dict(params=list(module.parameters()), lr=lr)
-        groups = [group(self.critics, p.q_lr)], [group(self.actor, p.pi_lr)], \
-                 [group(self.actor_belief, p.pi_lr), group(self.critic_belief, p.q_lr)], \
-                 [dict(params=[self.log_alpha], lr=p.alpha_lr)]
-        return [torch.optim.Adam(its, fused=True) for its in groups]
+        critics = [group(self.critics, p.q_lr)]
+        actor = [group(self.actor, p.pi_lr)]
+        beliefs = [group(self.actor_belief, p.pi_lr), group(self.critic_belief, p.q_lr)]
+        temperature = [dict(params=[self.log_alpha], lr=p.alpha_lr)]
+        return [torch.optim.Adam(groups, fused=True) for groups in (critics, actor, beliefs, temperature)]
 
     def gaussian(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        "Mean, within `mean_bound` if there is one, and log standard deviation before tanh."
         mean, log_std = self.actor(state).chunk(2, -1)
         if (bound := self.params.mean_bound) is not None: mean = bound*torch.tanh(mean/bound)
         return mean, log_std.clamp(-20, 2)
 
     def min_q(self, critics: nn.ModuleList, state: Tensor, action: Tensor) -> Tensor:
         "The smaller of two Q values."
-        x = torch.cat([state, action], -1)
-        return torch.minimum(critics[0](x), critics[1](x)).squeeze(-1)
+        state_and_action = torch.cat([state, action], -1)
+        first, second = (critic(state_and_action) for critic in critics)
+        return torch.minimum(first, second).squeeze(-1)
 
     @property
-    def limits(self) -> dict[str, float]: return dict(q=3*largest_value(self.env))
+    def limits(self) -> dict[str, float]:
+        "Three times what an episode can earn: a soft Q value includes entropy too."
+        return dict(q=3*largest_value(self.env))
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #094a7a3c
+# %% ../../nbs/lib/agents/53_sac.ipynb #2a8f7f25
 @patch
 def update(self: SACAgent, batch: Episodes, optimizers: list, count: int, noise: torch.Generator) -> dict[str, Tensor]:
     "One gradient step of critics, actor, beliefs and temperature, and of the targets."
-    p, (n, turns) = self.params, batch.latents.shape[:2]
+    p = self.params
+    n, turns, _ = batch.latents.shape
     q_optimizer, actor_optimizer, belief_optimizer, alpha_optimizer = optimizers
     for optimizer in optimizers: optimizer.zero_grad()
     rewards, latents = batch.rewards.T, batch.latents.transpose(0, 1)
@@ -84,27 +91,34 @@ def update(self: SACAgent, batch: Episodes, optimizers: list, count: int, noise:
     mean, log_std = self.gaussian(actor_state)
     alpha = self.log_alpha.detach().exp()
 
-    with torch.no_grad():  # eq. 3: the soft Bellman target
+    # eq. 3: the soft Bellman target
+    with torch.no_grad():
         next_unit, next_log_prob = squash(mean[1:], log_std[1:], normals())
-        next_value = self.min_q(self.targets, critic_state[1:], self.stretch(next_unit)) - alpha*next_log_prob
+        next_q = self.min_q(self.targets, critic_state[1:], self.stretch(next_unit))
+        next_value = next_q - alpha*next_log_prob
         if p.timeout_is_terminal: next_value[-1] = 0
         target = rewards + self.env.gamma*next_value
 
-    x = torch.cat([critic_state[:-1], latents], -1)  # eq. 5: both critics towards it
-    values = [critic(x).squeeze(-1) for critic in self.critics]
+    # eq. 5: both critics towards it
+    states_and_actions = torch.cat([critic_state[:-1], latents], -1)
+    values = [critic(states_and_actions).squeeze(-1) for critic in self.critics]
     critic_loss = 0.5*sum(F.mse_loss(value, target) for value in values)
     critic_loss.backward(inputs=[*self.critics.parameters(), critic_state])
     q_optimizer.step()
 
-    unit, log_prob = squash(mean[:-1], log_std[:-1], normals())  # eq. 7: the actor, through the new critics
-    actor_loss = (alpha*log_prob - self.min_q(self.critics, critic_state[:-1].detach(), self.stretch(unit))).mean()
+    # eq. 7: the actor, through the new critics
+    unit, log_prob = squash(mean[:-1], log_std[:-1], normals())
+    value = self.min_q(self.critics, critic_state[:-1].detach(), self.stretch(unit))
+    actor_loss = (alpha*log_prob - value).mean()
     actor_loss.backward(inputs=[*self.actor.parameters(), actor_state])
     actor_optimizer.step()
 
+    # each belief has the gradient of its own loss
     torch.autograd.backward(beliefs, [actor_state.grad, critic_state.grad])
     belief_optimizer.step()
 
-    if p.automatic_entropy:  # eq. 18: the temperature, towards its entropy
+    # eq. 18: the temperature; it falls while the entropy is above its target
+    if p.automatic_entropy:
         alpha_loss = -(self.log_alpha.exp()*(log_prob.detach() + p.target_entropy*self.action_dim).mean())
         alpha_loss.backward()
         alpha_optimizer.step()

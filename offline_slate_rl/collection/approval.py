@@ -53,7 +53,7 @@ def approval_of(params: Params, quality: str, behaviour: Behaviour) -> dict|None
         if all(record.get(key) == value for key, value in asked.items()): return record
     return None
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #e285b437
+# %% ../../nbs/lib/collection/72_approval.ipynb #24af723f
 def approve(params: Params, quality: str = 'medium',
             note: str = '',                      # why; needed against a blocking verdict
             by: str = '',                        # who; the login where empty
@@ -63,6 +63,9 @@ def approve(params: Params, quality: str = 'medium',
            ) -> dict:
     "Approve a checkpoint for collection as `collection` wants it played; the record."
     seen = inspection or inspect_checkpoint(params, quality, model_checkpoint)
+    if seen.quality != quality:
+        raise SlateRLError(f"This inspection judged the checkpoint as {seen.quality}, and {quality} is to be approved. "
+                           f"Inspect it as {quality}.")
     if seen.blocking: _check_note(seen, note, auto, approve_command(params, quality, model_checkpoint))
     checkpoint, how = seen.checkpoint, seen.behaviour.how
     when = datetime.now(timezone.utc).isoformat(timespec='seconds')

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['HOW', 'file_recipe', 'read_manifest', 'manifest_recipe', 'identity', 'damage', 'Remedy', 'remedy', 'collect_again']
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #d4b26617
+# %% ../../nbs/lib/collection/75_repair.ipynb #01a84cb5
 import json, re
 from dataclasses import dataclass
 from pathlib import Path
 
 from .behaviours import OWN, quality_step
-from ..core.errors import SlateRLError
 from ..core.params import QUALITIES, load_params, outputs_dir, registry, scales
 from ..core.store import artifacts, flatten, manifest_path
 from ..data.datasets import open_for_reading
@@ -55,13 +54,14 @@ def identity(path: Path) -> dict:
     path = dataset_of(path) or path
     return _identity_of(file_recipe(path)) or _identity_in(path.name)
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #36e5fbbf
+# %% ../../nbs/lib/collection/75_repair.ipynb #94ee1c6e
 def _disagreement(path: Path) -> str:
     "Where the manifest is not the file's; empty where it is, or where that is not known."
     inside, recorded = flatten(file_recipe(path)), flatten(manifest_recipe(path))
     if not (inside and recorded): return ''
-    differ = [key for key in sorted(inside.keys() | recorded.keys()) if inside.get(key) != recorded.get(key)]
-    return '; '.join(f'{key} is {recorded.get(key)!r} in the manifest, {inside.get(key)!r} in the file' for key in differ[:3])
+    differ = [key for key in recorded | inside if inside.get(key) != recorded.get(key)]
+    def both(key): return f'{key} is {recorded.get(key)!r} in the manifest, {inside.get(key)!r} in the file'
+    return '; '.join(both(key) for key in differ[:3])
 
 def damage(path: Path) -> str:
     "What is wrong with a file whose bytes are not the manifest's; empty where no manifest can be read."

@@ -30,13 +30,13 @@ def nearest(name: str, valid) -> str:
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else f"Valid: {', '.join(sorted(valid))}."
 
-# %% ../../nbs/lib/core/00_errors.ipynb #3b1d9e8d
+# %% ../../nbs/lib/core/00_errors.ipynb #5b557e3e
 class Registry:
     "Classes by name."
-    def __init__(self, what: str,               # what its entries are, for errors
-                 modules: dict[str, str] = {},  # name -> module that registers it
+    def __init__(self, what: str,                      # what its entries are, for errors
+                 modules: dict[str, str]|None = None,  # name -> module that registers it
                 ):
-        self.what, self.modules, self.classes = what, dict(modules), {}
+        self.what, self.modules, self.classes = what, dict(modules or {}), {}
 
     def register(self, name: str):
         "Decorate a class to enter it under `name`."
@@ -46,6 +46,7 @@ class Registry:
         return enter
 
     def names(self) -> list[str]:
+        "All that may be asked for."
         _import_plugins()
         return sorted(self.modules.keys() | self.classes.keys())
 
@@ -56,7 +57,9 @@ class Registry:
         return self.classes[name]
 
 def _import_plugins():
+    "Import the modules that `SLATE_RL_PLUGINS` names: they register what they have."
     for module in filter(None, os.environ.get('SLATE_RL_PLUGINS', '').split(',')):
         try: importlib.import_module(module.strip())
         except ImportError as error:
-            raise SlateRLError(f"SLATE_RL_PLUGINS names the module '{module}', which cannot be imported: {error}.") from None
+            raise SlateRLError(f"SLATE_RL_PLUGINS names the module '{module}', "
+                               f"which cannot be imported: {error}.") from None

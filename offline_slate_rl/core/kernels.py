@@ -12,7 +12,7 @@ import math
 import torch, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #f708d237
+# %% ../../nbs/lib/core/04_kernels.ipynb #ff27fd7b
 def plain_gru_scan(x: Tensor,       # (T, n, 3 d) products of the inputs
                    weight: Tensor,  # (3 d, d)
                    bias: Tensor,    # (3 d,)
@@ -20,21 +20,25 @@ def plain_gru_scan(x: Tensor,       # (T, n, 3 d) products of the inputs
     "States of a GRU from zero."
     h, states = x.new_zeros(x.shape[1], weight.shape[1]), []
     for x_t in x:
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = x_t.chunk(3, -1), F.linear(h, weight, bias).chunk(3, -1)
+        x_r, x_z, x_n = x_t.chunk(3, -1)
+        h_r, h_z, h_n = F.linear(h, weight, bias).chunk(3, -1)
         r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
         n = torch.tanh(x_n + r*h_n)
         h = n + z*(h - n)
         states.append(h)
     return torch.stack(states)
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #d66ceec5
+# %% ../../nbs/lib/core/04_kernels.ipynb #f5289073
 class GRUScan(torch.autograd.Function):
     "`plain_gru_scan`, with a backward pass of its own."
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         steps, n, d = x.shape[0], x.shape[1], weight.shape[1]
-        h, new = x.new_zeros(steps + 1, n, d), x.new_empty(steps, n, d)
-        gates, hidden = x.new_empty(steps, n, 2*d), x.new_empty(steps, n, 3*d)  # r and z; W h + b
+        h = x.new_zeros(steps + 1, n, d)
+        new = x.new_empty(steps, n, d)       # n of the formula
+        gates = x.new_empty(steps, n, 2*d)   # r and z
+        hidden = x.new_empty(steps, n, 3*d)  # W h + b
+        # A view for each turn, made before the loop rather than in it.
         before, after, new_at = h[:-1].unbind(), h[1:].unbind(), new.unbind()
         x_rz, x_n = x[..., :2*d].unbind(), x[..., 2*d:].unbind()
         rz, r, z = gates.unbind(), gates[..., :d].unbind(), gates[..., d:].unbind()
@@ -75,9 +79,9 @@ def gru_scan(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     "States (T, n, d) of a GRU from zero, given the products of its inputs (T, n, 3 d)."
     return GRUScan.apply(x, weight, bias)
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #db11edcd
-def plain_squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # (..., dim) -> (..., dim), (...)
-    "Action in (-1, 1) and its log-density."
+# %% ../../nbs/lib/core/04_kernels.ipynb #2da5cc12
+def plain_squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    "Action (..., dim) in (-1, 1) and its log-density (...), of tensors (..., dim)."
     x = mean + log_std.exp()*noise
     log_slope = 2*(math.log(2) - x - F.softplus(-2*x))
     log_prob = -0.5*noise.square() - 0.5*math.log(2*math.pi) - log_std - log_slope
@@ -141,9 +145,10 @@ def plain_best_items(slots: Tensor, table: Tensor) -> Tensor:  # (..., dim), (nu
     "The item with the highest score slots @ table.T."
     return (slots @ table.T).argmax(-1)
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #da2059e0
+# %% ../../nbs/lib/core/04_kernels.ipynb #b4ffb17a
 def best_items_of(slots: Tensor, table: Tensor) -> Tensor:
     "`plain_best_items`, in pieces that stay in the processor's cache."
     if slots.device.type != 'cpu': return plain_best_items(slots, table)
-    pieces = [torch.from_numpy((rows @ table.T).numpy().argmax(-1)) for rows in slots.flatten(0, -2).split(100)]
-    return torch.cat(pieces).view(slots.shape[:-1])
+    def best(rows): return torch.from_numpy((rows @ table.T).numpy().argmax(-1))
+    pieces = slots.flatten(0, -2).split(100)
+    return torch.cat([best(rows) for rows in pieces]).view(slots.shape[:-1])

@@ -8,8 +8,8 @@ __all__ = ['AGENTS', 'RANKERS', 'QUALITIES', 'BEHAVIOURS', 'repo_dir', 'default_
            'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'validated', 'agent_params',
            'registry', 'env_params', 'seeds', 'agents', 'scales', 'checked_seed', 'agent_values', 'load_params']
 
-# %% ../../nbs/lib/core/01_params.ipynb #d2135729
-import hashlib, importlib.util, json, os
+# %% ../../nbs/lib/core/01_params.ipynb #fd7f1214
+import copy, hashlib, importlib.util, json, os
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -47,9 +47,9 @@ def short_hash(content) -> str:
 class Strict(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
 
-# %% ../../nbs/lib/core/01_params.ipynb #514bd332
+# %% ../../nbs/lib/core/01_params.ipynb #4cc339cc
 class EnvParams(Strict):
-    "A simulated world; nbs/lib/world/11_simulator.ipynb explains what each value does."
+    "A simulated world; nbs/lib/world/12_simulator.ipynb explains what each value does."
     name: str
     click_model: Literal['tdPBM', 'mixPBM']
     propensities: list[list[float]]|None
@@ -186,9 +186,9 @@ class CollectionParams(Strict):
     epsilon: float = Field(ge=0, le=1)
     noise: float = Field(ge=0)
 
-# %% ../../nbs/lib/core/01_params.ipynb #4058bbea
+# %% ../../nbs/lib/core/01_params.ipynb #d89787f4
 class Params(Strict):
-    "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files, for names and for the record."
+    "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files."
     agent_name: str
     scale: str
     seed: int
@@ -211,7 +211,7 @@ class Params(Strict):
     def outputs(self) -> Path: return outputs_dir(self.scale)
 
     def variant(self, *keys: str, but: tuple = ()) -> str:
-        "Suffix that keeps two recipes from sharing a path: a hash of the overrides of `keys`, or of sections of them; empty without any."
+        "Suffix that keeps two recipes from sharing a path: a hash of the overrides of `keys`, '' where there are none."
         def counts(key: str) -> bool: return (key in keys or key.split('.')[0] in keys) and key not in but
         changed = {key: value for key, value in self.overrides.items() if counts(key)}
         return f"-{short_hash(changed)}" if changed else ''
@@ -221,15 +221,16 @@ class Params(Strict):
         arguments = f"-p env {self.env.name} -p agent {self.agent_name} -p seed {self.seed} -p scale {self.scale}"
         return arguments + (f" -p overrides '{json.dumps(self.overrides)}'" if self.overrides else '')
 
-# %% ../../nbs/lib/core/01_params.ipynb #525946d0
+# %% ../../nbs/lib/core/01_params.ipynb #3712ac8c
 @lru_cache
 def params_file(name: str) -> dict:
     "The content of a YAML file in `params/`."
     path = repo_dir()/'params'/name
-    if not path.is_file(): raise SlateRLError(f"{path} does not exist. It belongs to the repository: `git checkout params`.")
-    return yaml.safe_load(path.read_text())
+    if not path.is_file():
+        raise SlateRLError(f"{path} does not exist. It belongs to the repository: `git checkout params`.")
+    return yaml.safe_load(path.read_text(encoding='utf-8'))
 
-# %% ../../nbs/lib/core/01_params.ipynb #a119401d
+# %% ../../nbs/lib/core/01_params.ipynb #7991281b
 def validated(model: type[Strict],
               values: dict,
               source: str,        # the file, or `overrides`
@@ -241,12 +242,13 @@ def validated(model: type[Strict],
 
 def _said(error: dict, model: type[Strict], source: str, section: str) -> str:
     "One of pydantic's errors as a sentence."
-    if not error['loc']: return f"{source}: {error['msg'].removeprefix('Value error, ')}."  # of several keys together
+    message = error['msg'].removeprefix('Value error, ')
+    if not error['loc']: return f"{source}: {message}."  # of several keys together
     *parents, key = [str(part) for part in error['loc']]
     dotted = '.'.join(filter(None, [section, *parents, key]))
     if error['type'] == 'missing': return f"{source}: the key '{dotted}' is missing."
-    if error['type'] != 'extra_forbidden': return f"{source}: '{dotted}' is {error['input']!r}. {error['msg'].removeprefix('Value error, ')}."
-    for part in parents: model = model.model_fields[part].annotation
+    if error['type'] != 'extra_forbidden': return f"{source}: '{dotted}' is {error['input']!r}. {message}."
+    for part in parents: model = model.model_fields[part].annotation  # the model that refused the key
     return f"{source}: unknown key '{dotted}'. {nearest(key, model.model_fields)}"
 
 # %% ../../nbs/lib/core/01_params.ipynb #9cb028e2
@@ -327,28 +329,31 @@ def _parsed_overrides(overrides: dict|str|None) -> dict:
         raise SlateRLError("overrides: env.name names the environment in the registry; give another one as env.")
     return given
 
-# %% ../../nbs/lib/core/01_params.ipynb #1bfa5b01
+# %% ../../nbs/lib/core/01_params.ipynb #2cfab853
 def agent_values(name: str) -> dict:
     "An agent's parameters. A variant names its `base` and states, by dotted keys, what it changes."
     if name not in agents(): raise SlateRLError(f"Unknown agent '{name}'. {nearest(name, agents())}")
-    changes = dict(params_file(source := f'agents/{name}.yaml'))
-    if not (base := changes.pop('base', None)): return changes
-    values = json.loads(json.dumps(agent_values(base)))
-    for key, value in changes.items(): _set(values, key, value, f'params/{source}')
+    changes = dict(params_file(f'agents/{name}.yaml'))
+    base = changes.pop('base', None)
+    if not base: return changes
+    values = copy.deepcopy(agent_values(base))
+    for key, value in changes.items(): _set(values, key, value, f'params/agents/{name}.yaml')
     return values
 
-def load_params(env: str,                       # name of a registered environment
-                agent: str = 'SAC+GeMS',        # name of a file in params/agents
-                seed: int|None = None,          # of the agent; None: the first of params/seeds.yaml
-                scale: str = '',                # empty: SLATE_RL_SCALE, or quick
+# %% ../../nbs/lib/core/01_params.ipynb #49fcae73
+def load_params(env: str,                         # name of a registered environment
+                agent: str = 'SAC+GeMS',          # name of a file in params/agents
+                seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
+                scale: str = '',                  # empty: SLATE_RL_SCALE, or quick
                 overrides: dict|str|None = None,  # dotted keys
                ) -> Params:
     "The parameters of a run: the files, then the scale, then `overrides`."
     scale = scale or default_scale()
     if scale not in scales(): raise SlateRLError(f"Unknown scale '{scale}'. {nearest(scale, scales())}")
     run = dict(agent_name=agent, scale=scale, seed=checked_seed(seeds()[0] if seed is None else seed))
-    files = {**params_file('pretraining.yaml'), **params_file('training.yaml')}
-    values = {**json.loads(json.dumps({'env': env_params(env).model_dump(), **files, 'agent': agent_values(agent)})), **run}
+    files = dict(params_file('pretraining.yaml'), **params_file('training.yaml'))
+    files |= dict(env=env_params(env).model_dump(), agent=agent_values(agent))
+    values = copy.deepcopy(files) | run  # a copy, since the files are read once
     _params(values, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
     for key, value in params_file('scales.yaml')[scale].items():
         _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)

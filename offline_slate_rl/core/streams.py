@@ -12,11 +12,11 @@ import numpy as np, torch
 
 from .params import checked_seed
 
-# %% ../../nbs/lib/core/03_streams.ipynb #2e3ce422
+# %% ../../nbs/lib/core/03_streams.ipynb #1b44e598
 def stream_key(seed: int, purpose: str) -> np.ndarray:
     "The two words of Philox's key: the seed, and 64 bits of the purpose's hash."
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], 'little')
-    if word >= 2**63: word = int(float(word))  # 53 of its bits, as when the item tables were first drawn: they stay what they are
+    if word >= 2**63: word = int(float(word))  # rounded to 53 bits, as it was when the committed tables were drawn
     return np.array([checked_seed(seed), word], dtype=np.uint64)
 
 def stream(seed: int,       # of the run, from 0 to 2^63 - 1

@@ -8,7 +8,7 @@ __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'process_sec
            'draft_slates_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #85e96bcc
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #c0a427bc
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from ..agents.agent import Agent, make_agent
 from ..collection.behaviours import Behaviour, described
 from ..collection.collect import dataset_recipe
+from ..collection.verification import require, verify
 from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, env_params, load_params, outputs_dir
 from ..core.store import Artifact, load_artifact, one_thread, save_artifact, save_tensors, write_text
@@ -256,7 +257,7 @@ def bench(names: list[str]|None = None,  # all without
     print(f'wrote {path}')
     return rows
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #2c30f3f7
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #52251c9c
 def _untrained_checkpoint(folder: Path, episodes: int) -> tuple[Params, Artifact]:
     "An untrained agent as a checkpoint, and the parameters to collect so many episodes with it."
     params, agent = untrained(training__save_path=str(folder), collection__num_trajectories=episodes)
@@ -271,11 +272,11 @@ def _collected(folder: Path, episodes: int, workers: int) -> tuple[Artifact, Par
     params, checkpoint = _untrained_checkpoint(folder, episodes)
     behaviour, collection = Behaviour('agent', params.env, checkpoint), params.collection
     recipe = dataset_recipe(params, 'random', behaviour, described(behaviour))
-    made = collect(folder/'bench.h5', params.env, behaviour.policy, episodes, collection.seed, recipe['users'], 'dataset',
-                   recipe, dict(command='make bench'), collection.block_size, workers, oracle=True)
+    made = collect(folder/'bench.h5', params.env, behaviour.policy, episodes, collection.seed, recipe['users'],
+                   'dataset', recipe, dict(command='make bench'), collection.block_size, workers, oracle=True)
     return made, params
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #7112471a
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #901a676c
 @measurement('collect.sac_gems.episodes_per_s', 'episodes/s',
              '2,000 episodes of an untrained SAC+GeMS at published sizes, focused_mix, 2 worker processes, '
              'their start and the HDF5 file included')
@@ -291,7 +292,6 @@ def collected_per_second(episodes: int = 2000, workers: int = 2) -> float:
              'episodes of an untrained SAC+GeMS, times 5')
 def verify_seconds(episodes: int = 2000) -> float:
     "Seconds to verify a million transitions."
-    from offline_slate_rl.collection.verification import require, verify
     with tempfile.TemporaryDirectory() as folder:
         dataset, params = _collected(Path(folder), episodes, 1)
         start = time.perf_counter()

@@ -130,7 +130,7 @@ def reaction_of_runs(returns: pd.DataFrame) -> pd.DataFrame:
         table[run] = {'worth of reacting (yoked)': worth, 'return of its constant action': returned}
     return pd.DataFrame(table).T
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #1e607141
+# %% ../../nbs/lib/pipeline/94_results.ipynb #5b2e2761
 _BELOW = dict(distinct_slates='distinct slates\nin validation', saturated='saturated\nshare',
               latent_spread='spread\nof the mode')
 
@@ -142,7 +142,7 @@ def _plot_return(ax: Axes, curve: pd.DataFrame, returns: pd.Series, published: f
     lines = dict(color='k', ls=':', label='best fixed slate'), dict(color='C3', ls='-.', label='published')
     for value, line in zip((returns.get('best fixed slate'), published), lines):
         if value is not None: ax.axhline(value, **line)
-    ax.set(ylabel='return', ylim=(0, None))
+    ax.set(ylabel='return')
 
 def plot_curves(curves: pd.DataFrame, returns: pd.DataFrame,
                 published: dict[str, float]|None = None,  # return by run
@@ -159,6 +159,7 @@ def plot_curves(curves: pd.DataFrame, returns: pd.DataFrame,
             if column in curve: ax.plot(curve.step, curve[column])
             ax.set(ylabel=label, yscale='log' if column == 'distinct_slates' else 'linear')
         below[-1].set(xlabel='step')
+    axes[0, 0].set_ylim(bottom=0)  # of all runs
     named = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels())}
     fig.legend(named.values(), named.keys(), loc='outside upper left', ncols=4, frameon=False, fontsize=8)
     return fig

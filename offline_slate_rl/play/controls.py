@@ -5,25 +5,26 @@
 # %% auto #0
 __all__ = ['yoked', 'worth_of_reacting']
 
-# %% ../../nbs/lib/play/24_controls.ipynb #d214511d
+# %% ../../nbs/lib/play/24_controls.ipynb #aa2fa8b5
 from ..core.errors import SlateRLError
 from ..core.params import EnvParams
-from .episodes import Action, Episodes, Policy
+from .episodes import Episodes
 from .measures import evaluate, paired
 from .policies import Scripted
 
-# %% ../../nbs/lib/play/24_controls.ipynb #5fe766c2
+# %% ../../nbs/lib/play/24_controls.ipynb #cf548c55
 def yoked(episodes: Episodes,          # what a policy played, from the first user of `purpose` on
           env: EnvParams|str,
           purpose: str = 'validation', # the users it was played on
           device='cpu',
          ) -> tuple[Episodes, dict]:   # as of `evaluate`
     "The same users and random numbers, but user i is shown what user i-1 was shown; the first user what the last was."
-    if len(episodes) < 2: raise SlateRLError("A yoked control needs two episodes or more: each user is shown another user's slates.")
+    if len(episodes) < 2:
+        raise SlateRLError("A yoked control needs two episodes or more: each user is shown another user's slates.")
     others = Scripted(episodes.slates[:, 1:].roll(1, 0))
     others.name, others.device = 'yoked', device
     return evaluate(others, env, len(episodes), purpose, oracle=episodes.users is not None)
 
 def worth_of_reacting(episodes: Episodes, control: Episodes) -> tuple[float, float]:
-    "Mean return gained by being shown one's own slates rather than another user's, paired by user, and half its 95% interval."
+    "Mean return gained by being shown one's own slates rather than another user's, and half its 95% interval."
     return paired(episodes, control)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Action', 'Policy', 'Episodes', 'id_dtype', 'rollout']
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #a7c13a2c
+# %% ../../nbs/lib/play/20_episodes.ipynb #eecab3ab
+import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np, torch
 from torch import Tensor
 
 from ..core.streams import stream
-from ..world.simulator import Obs, TopicRec, View
+from ..world.simulator import Obs, TopicRec, Turn, View
 
 # %% ../../nbs/lib/play/20_episodes.ipynb #c361ca9f
 class Action(NamedTuple):
@@ -23,7 +24,7 @@ class Action(NamedTuple):
     log_prob: Tensor|None = None   # (num_envs,) log-density of the latent
     belief: Tensor|None = None     # (num_envs, state_dim) s_t, before the action
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #511eb22d
+# %% ../../nbs/lib/play/20_episodes.ipynb #a321df3a
 class Policy:
     "Maps observations to slates."
     name = 'policy'
@@ -36,17 +37,17 @@ class Policy:
         return self.needs_view
 
     def reset(self, num_envs: int, generator: np.random.Generator, view: View|None = None):
-        "Forget everything; draw from `generator` from now on."
+        "Begin `num_envs` episodes: forget those before, and draw from `generator` from now on."
         self.num_envs, self.generator, self.view = num_envs, generator, view
 
     def act(self, obs: Obs, deterministic: bool = False) -> Action:
         "The next slates; with `deterministic` the policy's mode rather than a sample."
         raise NotImplementedError
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #a2912cc4
+# %% ../../nbs/lib/play/20_episodes.ipynb #2ec07820
 @dataclass
 class Episodes:
-    "A record of `n` episodes, on the CPU unless they were moved."
+    "A record of `n` episodes of `H` turns, on the CPU unless they were moved."
     slates: Tensor                  # (n, H+1, slate_size) item ids, int16 where they fit
     clicks: Tensor                  # (n, H+1, slate_size) uint8
     latents: Tensor|None = None     # (n, H, latent_dim) float32
@@ -97,12 +98,12 @@ def id_dtype(num_items: int) -> torch.dtype:
     "The smallest integer type that holds every item id."
     return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #2190990b
+# %% ../../nbs/lib/play/20_episodes.ipynb #120b36be
 @torch.no_grad()
 def rollout(simulator: TopicRec, policy: Policy,
             episodes: int,               # how many
-            seed: int,                   # with `purpose`, the address of users and of the policy's random numbers
-            purpose: str = 'validation', # 'train', 'validation', 'test', 'logged', 'dataset/medium': users apart
+            seed: int,                   # with `purpose`: which users, and which random numbers
+            purpose: str = 'validation', # 'train', 'test', 'dataset/medium', ...: each has users of its own
             first_block: int = 0,        # play from this block on
             deterministic: bool = False, # the policy's mode rather than a sample
             oracle: bool = False,        # also record what only the simulator knows
@@ -111,20 +112,23 @@ def rollout(simulator: TopicRec, policy: Policy,
     "Play `episodes` episodes."
     simulator.seed, simulator.purpose = seed, purpose
     size, parts = simulator.num_envs, []
-    for block in range(first_block, first_block + -(-episodes//size)):
+    blocks = math.ceil(episodes/size)
+    for block in range(first_block, first_block + blocks):
         turn = simulator.reset(block*size)
-        policy.reset(size, stream(seed, f'{purpose}/policy', block), simulator.view() if policy.needs_view else None)
+        view = simulator.view() if policy.needs_view else None
+        policy.reset(size, stream(seed, f'{purpose}/policy', block), view)
         parts.append(_play(simulator, policy, turn, deterministic, oracle))
         if progress: progress(min(size*len(parts), episodes))
     return Episodes.cat(parts)[:episodes]
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #ef552c1e
-def _play(simulator: TopicRec, policy: Policy, turn, deterministic: bool, oracle: bool) -> Episodes:
+# %% ../../nbs/lib/play/20_episodes.ipynb #14338a44
+def _play(simulator: TopicRec, policy: Policy, turn: Turn, deterministic: bool, oracle: bool) -> Episodes:
+    "One block, from its first turn on."
     turns, actions = [turn], []
     for _ in range(simulator.env.episode_length):
         actions.append(policy.act(turns[-1].obs, deterministic))
         turns.append(simulator.step(actions[-1].slate))
-    def stack(tensors): return torch.stack(list(tensors), 1).cpu()
+    def stack(tensors): return torch.stack(list(tensors), 1).cpu()  # episodes first, then turns
     ids = id_dtype(simulator.env.num_items)
     played = Episodes(slates=stack(turn.obs.slate.to(ids) for turn in turns),
                       clicks=stack(turn.obs.clicks.to(torch.uint8) for turn in turns))
@@ -132,9 +136,10 @@ def _play(simulator: TopicRec, policy: Policy, turn, deterministic: bool, oracle
     if first.latent is not None: played.latents = stack(action.latent for action in actions)
     if first.log_prob is not None: played.log_probs = stack(action.log_prob for action in actions)
     if first.belief is not None:
-        last = policy.act(turns[-1].obs, True).belief
-        played.beliefs = stack([*(action.belief for action in actions), last])
+        last = policy.act(turns[-1].obs, deterministic=True)
+        played.beliefs = stack(action.belief for action in [*actions, last])
     if oracle:
         played.users = stack(turn.info.user for turn in turns)
-        played.bored, played.scores = (stack(turn.info[key] for turn in turns[1:]) for key in ('bored', 'scores'))
+        played.bored = stack(turn.info.bored for turn in turns[1:])
+        played.scores = stack(turn.info.scores for turn in turns[1:])
     return played

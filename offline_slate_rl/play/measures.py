@@ -29,13 +29,13 @@ def paired(a: Episodes, b: Episodes) -> tuple[float, float]:
     difference = (a.returns - b.returns).numpy()
     return float(difference.mean()), interval(difference)
 
-# %% ../../nbs/lib/play/22_measures.ipynb #2b88114b
+# %% ../../nbs/lib/play/22_measures.ipynb #a968a321
 class Tally:
     "Measures of episodes that come in parts: `add` them, then ask for `measures`."
     def __init__(self, simulator: TopicRec):
         env = simulator.env
-        self.item_topic, self.returns, self.slates = simulator.item_topic.cpu(), [], []
-        self.bits = stream(0, 'slates/bits').integers(2**63, size=env.slate_size, dtype=np.uint64)*2 + 1
+        self.item_topic, self.returns, self.hashes = simulator.item_topic.cpu(), [], []
+        self.weights = stream(0, 'slates/bits').integers(2**63, size=env.slate_size, dtype=np.uint64)*2 + 1
         self.shown = np.zeros(env.num_items, bool)
         self.reward_sum, self.square_sum = np.zeros(env.episode_length), np.zeros(env.episode_length)
         self.clicks_at = np.zeros(env.slate_size)
@@ -43,22 +43,27 @@ class Tally:
         self.lowest, self.highest = np.inf, -np.inf
 
     def add(self, episodes: Episodes):
-        slates, rewards = episodes.slates[:, 1:].cpu().numpy(), episodes.rewards.double().cpu().numpy()
+        "Count `episodes` too."
+        slates = episodes.slates[:, 1:].cpu().numpy()
+        rewards = episodes.rewards.double().cpu().numpy()
         self.returns.append(rewards.sum(1))
         self.reward_sum += rewards.sum(0)
         self.square_sum += np.square(rewards).sum(0)
         self.lowest, self.highest = min(self.lowest, rewards.min()), max(self.highest, rewards.max())
         self.clicks_at += episodes.clicks[:, 1:].sum((0, 1)).cpu().numpy()
         self.shown[slates] = True
-        self.slates.append(np.unique(slates.reshape(-1, slates.shape[-1]).astype(np.uint64) @ self.bits))
+        hashes = slates.reshape(-1, slates.shape[-1]).astype(np.uint64) @ self.weights
+        self.hashes.append(np.unique(hashes))
         topics = self.item_topic[torch.from_numpy(slates).long()].sort(-1).values
-        self.topics += int((topics[..., 1:] != topics[..., :-1]).sum()) + topics[..., 0].numel()
+        changes = topics[..., 1:] != topics[..., :-1]  # sorted, so each topic after the first is one change
+        self.topics += topics[..., 0].numel() + int(changes.sum())
         if episodes.bored is not None: self.bored = (self.bored or 0) + int(episodes.bored.sum())
 
     def measures(self) -> dict:
         "Return, reward, diversity, coverage; boredom where the episodes recorded it."
         returns = np.concatenate(self.returns)
-        n, turns = len(returns), len(returns)*len(self.reward_sum)
+        n = len(returns)
+        turns = n*len(self.reward_sum)
         mean = self.reward_sum.sum()/turns
         variance = max(0., self.square_sum.sum() - turns*mean**2)/(turns - 1) if turns > 1 else 0.
         return dict(
@@ -68,7 +73,7 @@ class Tally:
             reward_mean=float(mean), reward_std=float(variance**0.5),
             reward_min=float(self.lowest), reward_max=float(self.highest),
             topics_per_slate=self.topics/turns, catalogue_coverage=float(self.shown.mean()),
-            distinct_slates=len(np.unique(np.concatenate(self.slates))),
+            distinct_slates=len(np.unique(np.concatenate(self.hashes))),
             bored_topics=None if self.bored is None else self.bored/turns,
             clicks_per_position=(self.clicks_at/turns).tolist(), reward_per_turn=(self.reward_sum/n).tolist())
 

@@ -6,13 +6,13 @@
 __all__ = ['RandomSlates', 'FixedSlate', 'Scripted', 'ShortTermOracle', 'distinct_items', 'EpsilonGreedyOracle',
            'SpreadingOracle']
 
-# %% ../../nbs/lib/play/21_policies.ipynb #a3432ef8
+# %% ../../nbs/lib/play/21_policies.ipynb #95adf3b0
 import numpy as np, torch
 from torch import Tensor
 
 from ..core.errors import SlateRLError
 from .episodes import Action, Policy
-from ..world.simulator import View, relevance
+from ..world.simulator import relevance
 
 # %% ../../nbs/lib/play/21_policies.ipynb #6fc44931
 class RandomSlates(Policy):
@@ -30,11 +30,12 @@ class FixedSlate(Policy):
     def __init__(self, slate): self.slate = torch.as_tensor(slate)
     def act(self, obs, deterministic=False): return Action(self.slate.to(obs.slate.device).expand_as(obs.slate))
 
-# %% ../../nbs/lib/play/21_policies.ipynb #21c102d7
+# %% ../../nbs/lib/play/21_policies.ipynb #9fa2faa4
 class Scripted(Policy):
-    "Shows recorded slates, whatever happens. Each block goes on with the next rows; rows that are missing are slates of item 0."
+    "Shows recorded slates. Each `reset` goes on with the next rows; for rows that are missing it shows item 0 only."
     name = 'recorded slates'
-    def __init__(self, slates: Tensor): self.slates, self.next_row = slates, 0  # (n, H, slate_size), initial slates left out
+    def __init__(self, slates: Tensor):  # (n, H, slate_size), the initial slates left out
+        self.slates, self.next_row = slates, 0
 
     def reset(self, num_envs, generator, view=None):
         super().reset(num_envs, generator, view)
@@ -74,22 +75,24 @@ class EpsilonGreedyOracle(Policy):
         explores = torch.from_numpy(self.generator.random(shape) < self.epsilon).to(device)
         return Action(torch.where(explores, random, self.view.best(shape[1])))
 
-# %% ../../nbs/lib/play/21_policies.ipynb #650f5d50
+# %% ../../nbs/lib/play/21_policies.ipynb #578ca642
 class SpreadingOracle(Policy):
-    "The user's best items now, but no topic so often that it bores or is penalised, the best ones where they are examined most."
+    "The user's best items now, but no topic so often that it bores or is penalised."
     name, needs_view = 'spreading oracle', True
     QUOTA = 0.7  # expected clicks on a topic among the recent ones, as a share of boredom_threshold
 
     def act(self, obs, deterministic=False):
         view, env = self.view, self.view.env
-        scores, rows = view.scores.clone(), torch.arange(len(obs.slate), device=obs.slate.device)
-        room = self.QUOTA*env.boredom_threshold - view.recent_clicks
+        scores, slate = view.scores.clone(), torch.empty_like(obs.slate)
+        rows = torch.arange(len(slate), device=slate.device)
+        room = self.QUOTA*env.boredom_threshold - view.recent_clicks  # (n, topics) clicks that each topic may still get
         most = env.slate_size if env.diversity_penalty == 1 else env.diversity_threshold - 1
-        slots_left, slate = torch.full_like(room, most), torch.empty_like(obs.slate)
+        slots_left = torch.full_like(room, most)
         for slot in view.examined.argsort(descending=True, stable=True).tolist():
             full = (room < view.examined[slot]) | (slots_left < 1)
             item = (scores - 10.*full[:, view.item_topic]).argmax(1)
-            topic, slate[:, slot] = view.item_topic[item], item
+            topic = view.item_topic[item]
+            slate[:, slot] = item
             expected_click = relevance(scores[rows, item], env.offset, env.slope)*view.examined[slot]
             room[rows, topic] -= expected_click
             slots_left[rows, topic] -= 1

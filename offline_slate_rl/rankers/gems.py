@@ -20,7 +20,7 @@ from ..play.episodes import Episodes
 from .mf import find_mf
 from .ranker import Ranker, load_ranker
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #ec66c54c
+# %% ../../nbs/lib/rankers/42_gems.ipynb #6aa7f7f4
 class GeMSRankerParams(RankerParams):
     "GeMS' own parameters are in the section `gems`: it is trained before the agent."
     name: Literal['GeMS']
@@ -36,11 +36,15 @@ class GeMS(Ranker):
     "Slate VAE; as a ranker it is frozen."
     name, Params, can_encode = 'GeMS', GeMSRankerParams, True
 
-    def __init__(self, env: EnvParams, params: GeMSParams, embeddings: Tensor|None = None):  # (num_items, item_embedding_dim)
+    def __init__(self, env: EnvParams, params: GeMSParams,
+                 embeddings: Tensor|None = None):  # (num_items, item_embedding_dim); None: drawn at random
         super().__init__(params.latent_dim, env.slate_size)
-        self.params, dim, hidden = params, params.item_embedding_dim, params.hidden_dims
-        self.embedding = nn.Embedding(env.num_items, dim, _weight=None if embeddings is None else embeddings.clone())
-        self.encoder = nn.Sequential(_mlp(env.slate_size*(dim + 1), *hidden), nn.Linear(hidden[-1], 2*params.latent_dim))
+        self.params = params
+        dim, hidden = params.item_embedding_dim, params.hidden_dims
+        given = embeddings.clone() if embeddings is not None else None
+        self.embedding = nn.Embedding(env.num_items, dim, _weight=given)
+        to_posterior = nn.Linear(hidden[-1], 2*params.latent_dim)
+        self.encoder = nn.Sequential(_mlp(env.slate_size*(dim + 1), *hidden), to_posterior)
         self.decoder = _mlp(params.latent_dim, *reversed(hidden))
         self.slate_head = nn.Linear(hidden[0], env.slate_size*dim)
         self.click_head = nn.Linear(hidden[0], env.slate_size)
@@ -58,24 +62,25 @@ class GeMS(Ranker):
         hidden = self.decoder(latents)
         return self.slate_head(hidden).unflatten(-1, (self.slate_size, -1)), self.click_head(hidden)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #b33148be
+# %% ../../nbs/lib/rankers/42_gems.ipynb #a77a2445
 def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
     "KL of N(mean, exp(logvar)) to N(0, 1), for each dimension."
     return 0.5*(mean.square() + logvar.exp() - 1 - logvar)
 
 def gems_losses(gems: GeMS, slates: Tensor, clicks: Tensor,  # (n, slate_size) each
-                noise: Tensor|None = None,                   # (n, latent_dim); without, the mean is decoded, as in validation
+                noise: Tensor|None = None,                   # (n, latent_dim); None: decode the mean, as in validation
                ) -> dict[str, Tensor]:
     "The terms of the loss, and their weighted sum `loss`."
     mean, logvar = gems.posterior(slates, clicks)
-    slots, click_logits = gems.heads(mean if noise is None else mean + noise*(logvar/2).exp())
+    latents = mean if noise is None else mean + noise*(logvar/2).exp()
+    slots, click_logits = gems.heads(latents)
     items = item_cross_entropy(slots, gems.embedding.weight, slates.long())
     clicked = F.binary_cross_entropy_with_logits(click_logits, clicks.float())
     kl = kl_to_prior(mean, logvar).mean()
     total = items + gems.params.lambda_click*clicked + gems.params.lambda_KL*kl
     return dict(items=items, clicks=clicked, kl=kl, loss=total)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #e8bdfdc8
+# %% ../../nbs/lib/rankers/42_gems.ipynb #53de7dba
 @patch
 def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_items)
     "Item logits of each slot."
@@ -87,7 +92,8 @@ def decode(self: GeMS, latents: Tensor, generator: np.random.Generator|None = No
     "Item ids (..., slate_size)."
     if not self.params.ranker_sample: return best_items_of(self.heads(latents)[0], self.embedding.weight)
     logits = self.scores(latents)
-    return (logits + torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)).argmax(-1)
+    gumbel = torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)
+    return (logits + gumbel).argmax(-1)
 
 # %% ../../nbs/lib/rankers/42_gems.ipynb #4ec65f1e
 @torch.no_grad()
@@ -112,17 +118,21 @@ def encode(self: GeMS, slates: Tensor) -> Tensor:
     mean = self.posterior(slates, torch.zeros_like(slates))[0]
     return torch.maximum(torch.minimum(mean, self.centre + self.scale), self.centre - self.scale)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #1ea94702
+# %% ../../nbs/lib/rankers/42_gems.ipynb #16f0fd31
 def gems_recipe(params: Params, logged: Artifact, mf: Artifact|None = None) -> dict:
+    "What identifies this run's slate VAE."
     gems = params.gems.model_dump(exclude={'ranker_seed'})
-    inputs = dict(logged=logged.sha256) | (dict(mf=mf.sha256) if mf else {})
+    inputs = dict(logged=logged.sha256)
+    if mf: inputs['mf'] = mf.sha256
     return dict(env=params.env.recipe(), gems=gems, ranker_seed=params.ranker_seed,
                 privileged=params.gems.ranker_embedds == 'ideal', inputs=inputs)
 
 def find_gems(params: Params) -> Artifact:
     "The artifact that these parameters ask for, or an error with the command that trains it."
-    logged, mf = find_logged(params), find_mf(params) if params.gems.ranker_embedds == 'mf' else None
-    return find_artifact(params.outputs/'pretrained', 'gems', gems_recipe(params, logged, mf), pretrain_command(params))
+    logged = find_logged(params)
+    mf = find_mf(params) if params.gems.ranker_embedds == 'mf' else None
+    recipe = gems_recipe(params, logged, mf)
+    return find_artifact(params.outputs/'pretrained', 'gems', recipe, pretrain_command(params))
 
 def load_gems(artifact: Artifact, env: EnvParams) -> tuple[GeMS, list[dict]]:
     "The frozen ranker and the history of its training."

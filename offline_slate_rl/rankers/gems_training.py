@@ -6,7 +6,7 @@
 __all__ = ['SlateBatches', 'split_trajectories', 'validate_gems', 'used_dimensions', 'GeMSTraining', 'quiet_trainer', 'gems_name',
            'pretrain_gems', 'initial_embeddings', 'fit_gems']
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #e9a533fa
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #079ba4d7
 import logging, math, warnings
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.params import Params
-from ..core.store import (Artifact, append_rows, atomic, keep_freed_memory, load_tensors, made_or_reused, one_thread,
-                                         pick_device, provenance, save_artifact, save_tensors, stage_log)
+from ..core.store import (Artifact, append_rows, atomic, keep_freed_memory, load_tensors, made_or_reused,
+                                         one_thread, pick_device, provenance, save_artifact, save_tensors, stage_log)
 from ..core.streams import stream, torch_seed, torch_seeded
 from ..data.datasets import Dataset
 from ..data.logged import pretrain_command
@@ -27,7 +27,7 @@ from ..play.episodes import Episodes
 from .gems import GeMS, gems_losses, gems_recipe, kl_to_prior, set_bounds
 from ..world.embeddings import item_table
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #bfa75104
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #4763acbb
 class SlateBatches(torch.utils.data.Dataset):
     "Batches of slates that are in memory."
     def __init__(self, slates: Tensor, clicks: Tensor,  # (n, slate_size) each
@@ -36,10 +36,11 @@ class SlateBatches(torch.utils.data.Dataset):
         self.order = None
 
     def shuffle(self, epoch: int):
+        "Put the slates into the order of this epoch."
         order = stream(self.seed, 'gems/order', epoch).permutation(len(self.slates))
         self.order = torch.from_numpy(order).to(self.slates.device)
 
-    def __len__(self) -> int: return -(-len(self.slates)//self.batch_size)
+    def __len__(self) -> int: return math.ceil(len(self.slates)/self.batch_size)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         rows = slice(i*self.batch_size, (i + 1)*self.batch_size)
@@ -71,7 +72,7 @@ def used_dimensions(validation: dict) -> int:
     "Latent dimensions in use."
     return sum(kl > 0.01 for kl in validation['kl_per_dim'])
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #c4bea7fe
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #48adfa3c
 class GeMSTraining(pl.LightningModule):
     "Trains `gems`, epoch after epoch."
     def __init__(self, gems: GeMS, seed: int, train: SlateBatches, val: SlateBatches, resume: Path, say):
@@ -107,7 +108,8 @@ class GeMSTraining(pl.LightningModule):
         training = {name: float(value)/len(self.train_batches) for name, value in self.sums.items()}
         self.history.append(dict(epoch=self.epoch + 1, train=training, val=validation))
         self.say(f"Epoch {self.epoch}: train loss {training['loss']:.4f}, validation loss {validation['loss']:.4f}, "
-                 f"items right {np.mean(validation['slot_accuracy']):.1%}, clicks right {validation['click_accuracy']:.1%}, "
+                 f"items right {np.mean(validation['slot_accuracy']):.1%}, "
+                 f"clicks right {validation['click_accuracy']:.1%}, "
                  f"latent dimensions in use {used_dimensions(validation)} of {self.gems.action_dim}")
         if validation['loss'] < self.best_loss:
             self.best_loss = validation['loss']
@@ -141,11 +143,12 @@ def quiet_trainer(**options) -> pl.Trainer:
     nothing = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     return pl.Trainer(**nothing, devices=1, num_sanity_val_steps=0, **options)
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #20ad0739
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #ee989f80
 def gems_name(params: Params) -> str:
-    "Name of the file, without its ending. `lambdaprior0.0`: the fixed prior has no loss; scripts of the field look for the word."
+    "Name of the file, without its ending, as the field writes it; `lambdaprior0.0` is always the same."
     gems, variant = params.gems, params.variant('gems', 'mf', 'logged', 'collection.block_size')
-    return (f"GeMS_{params.env.label}_latentdim{gems.latent_dim}_beta{gems.lambda_KL}_lambdaclick{gems.lambda_click}_lambdaprior0.0_"
+    weights = f"beta{gems.lambda_KL}_lambdaclick{gems.lambda_click}_lambdaprior0.0"
+    return (f"GeMS_{params.env.label}_latentdim{gems.latent_dim}_{weights}_"
             f"{gems.ranker_embedds}_seed{params.ranker_seed}{variant}")
 
 def pretrain_gems(params: Params, logged: Artifact, mf: Artifact|None = None, force: bool = False) -> Artifact:
@@ -161,9 +164,10 @@ def initial_embeddings(params: Params, mf: Artifact|None) -> Tensor|None:
     if params.gems.ranker_embedds == 'ideal': return item_table(params.env)
     return load_tensors(mf.path)['items'] if params.gems.ranker_embedds == 'mf' else None
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #2c4226cf
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #e17ac129
 @one_thread()
-def _make_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path, recipe: dict, command: str, force: bool, say) -> Artifact:
+def _make_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path, recipe: dict, command: str,
+               force: bool, say) -> Artifact:
     resume = path.with_name(f'.{path.name}.{logged.sha256[:12]}.resume')
     if force: resume.unlink(missing_ok=True)
     episodes = Dataset(logged).episodes()
@@ -174,23 +178,25 @@ def _make_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path, 
     content = dict(state_dict=gems.state_dict(), history=history)
     artifact = save_artifact(path, partial(save_tensors, content), 'gems', recipe, provenance(command))
     best = min(history, key=lambda epoch: epoch['val']['loss'])['val']
-    row = dict(env=params.env.label, model='GeMS', sha256=artifact.sha256, seed=params.ranker_seed, val_loss=best['loss'],
-               items_right=float(np.mean(best['slot_accuracy'])), clicks_right=best['click_accuracy'],
-               used_dimensions=used_dimensions(best))
+    row = dict(env=params.env.label, model='GeMS', sha256=artifact.sha256, seed=params.ranker_seed,
+               val_loss=best['loss'], items_right=float(np.mean(best['slot_accuracy'])),
+               clicks_right=best['click_accuracy'], used_dimensions=used_dimensions(best))
     append_rows(params.outputs, 'pretraining', [row])
     resume.unlink(missing_ok=True)
     return artifact
 
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #fc1545dc
 def fit_gems(params: Params, episodes: Episodes, mf: Artifact|None, resume: Path, say) -> tuple[GeMS, list[dict]]:
     "The best epoch's model, and the history of all."
     device = pick_device(params.training.device)
     keep_freed_memory()
-    def batches(part: Episodes, *args) -> SlateBatches:
-        return SlateBatches(*(tensor[:, 1:].flatten(0, 1).to(device) for tensor in (part.slates, part.clicks)), *args)
+    seed = params.ranker_seed
+    with torch_seeded(seed, 'gems/init'): gems = GeMS(params.env, params.gems, initial_embeddings(params, mf))
+    def shown(turns: Tensor) -> Tensor: return turns[:, 1:].flatten(0, 1).to(device)  # without the initial slates
     train, val = split_trajectories(episodes, params.gems.train_val_split)
-    with torch_seeded(params.ranker_seed, 'gems/init'): gems = GeMS(params.env, params.gems, initial_embeddings(params, mf))
-    loop = GeMSTraining(gems, params.ranker_seed, batches(train, params.gems.batch_size, params.ranker_seed), batches(val, 1000),
-                        resume, say)
+    train_batches = SlateBatches(shown(train.slates), shown(train.clicks), params.gems.batch_size, seed)
+    val_batches = SlateBatches(shown(val.slates), shown(val.clicks), 1000)
+    loop = GeMSTraining(gems, seed, train_batches, val_batches, resume, say)
     done = len(load_tensors(resume)['history']) if resume.is_file() else 0
     if done < params.gems.epochs: quiet_trainer(max_epochs=params.gems.epochs - done, accelerator=device.type).fit(loop)
     else:  # killed after its last epoch

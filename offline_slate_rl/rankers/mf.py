@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VALIDATE_EVERY', 'clicked_pairs', 'MF', 'MFData', 'train_mf', 'mf_recipe', 'find_mf', 'pretrain_mf']
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #53cc71b3
+# %% ../../nbs/lib/rankers/40_mf.ipynb #153df427
 import math
 from functools import partial
 
@@ -13,30 +13,35 @@ import torch, torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.params import EnvParams, Params
-from ..core.store import (Artifact, append_rows, find_artifact, made_or_reused, one_thread, provenance, save_artifact,
-                                         save_tensors, stage_log)
+from ..core.store import (Artifact, append_rows, find_artifact, made_or_reused, one_thread, provenance,
+                                         save_artifact, save_tensors, stage_log)
 from ..core.streams import stream, torch_seeded
 from ..data.datasets import Dataset
 from ..data.logged import find_logged, imported, pretrain_command
 from ..play.episodes import Episodes
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #42005fba
-def clicked_pairs(e: Episodes) -> Tensor:  # (number of clicks, 2): trajectory, clicked item
+# %% ../../nbs/lib/rankers/40_mf.ipynb #ff650c2a
+def clicked_pairs(episodes: Episodes) -> Tensor:  # (number of clicks, 2): trajectory, clicked item
     "Every click after the initial slate."
-    n, turn, slot = e.clicks[:, 1:].nonzero(as_tuple=True)
-    return torch.stack([n, e.slates[:, 1:][n, turn, slot].long()], 1)
+    slates, clicks = episodes.slates[:, 1:], episodes.clicks[:, 1:]
+    trajectory, turn, slot = clicks.nonzero(as_tuple=True)
+    return torch.stack([trajectory, slates[trajectory, turn, slot].long()], 1)
 
+# %% ../../nbs/lib/rankers/40_mf.ipynb #7dbbd26e
 class MF(nn.Module):
     "A vector for each trajectory and each item; their product is the score."
     def __init__(self, num_users: int, num_items: int, dim: int):
         super().__init__()
         self.users, self.items = nn.Embedding(num_users, dim), nn.Embedding(num_items, dim)
-        nn.init.xavier_uniform_(self.users.weight); nn.init.xavier_uniform_(self.items.weight)
+        nn.init.xavier_uniform_(self.users.weight)
+        nn.init.xavier_uniform_(self.items.weight)
 
     def loss(self, pairs: Tensor, negatives: Tensor) -> Tensor:  # (n, 2), (n, num_negatives)
         "Mean of -log sigmoid(score of the clicked item - score of another)."
-        user, positive = self.users(pairs[:, 0]), self.items(pairs[:, 1])
-        return -F.logsigmoid((user*positive).sum(1, keepdim=True) - (user[:, None]*self.items(negatives)).sum(-1)).mean()
+        user, item, others = self.users(pairs[:, 0]), self.items(pairs[:, 1]), self.items(negatives)
+        score = (user*item).sum(1, keepdim=True)
+        other_scores = (user[:, None]*others).sum(-1)
+        return -F.logsigmoid(score - other_scores).mean()
 
 # %% ../../nbs/lib/rankers/40_mf.ipynb #2842cbba
 class MFData:
@@ -59,7 +64,7 @@ class MFData:
         negatives = self._negatives('mf/negatives', number, n)
         return list(zip(order.split(self.mf.batch_size), negatives.split(self.mf.batch_size)))
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #02816536
+# %% ../../nbs/lib/rankers/40_mf.ipynb #2b62a861
 VALIDATE_EVERY = 1000  # batches
 
 def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=print) -> tuple[Tensor, list[dict]]:
@@ -71,7 +76,8 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
     history, best, best_loss, failures = [], None, math.inf, 0
     for epoch in range(mf.max_epochs):
         batches = data.epoch(epoch)
-        for done, (rows, negatives) in enumerate(tqdm(batches, f'MF epoch {epoch + 1}', unit='batch', mininterval=1), 1):
+        progress = tqdm(batches, f'MF epoch {epoch + 1}', unit='batch', mininterval=1)
+        for done, (rows, negatives) in enumerate(progress, 1):
             loss = model.loss(data.training[rows], negatives)
             optimizer.zero_grad()
             loss.backward()
@@ -82,13 +88,15 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
             if val_loss < best_loss: best, best_loss, failures = model.items.weight.detach().clone(), val_loss, 0
             else: failures += 1
             if failures == mf.patience:
-                say(f"MF stopped in epoch {epoch + 1}: no improvement in {mf.patience} validations (best loss {best_loss:.4f})")
+                say(f"MF stopped in epoch {epoch + 1}: no improvement in {mf.patience} validations "
+                    f"(best loss {best_loss:.4f})")
                 return best, history
     say(f"MF: best validation loss {best_loss:.4f} (log 2 = {math.log(2):.4f} knows nothing)")
     return best, history
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #60f96823
+# %% ../../nbs/lib/rankers/40_mf.ipynb #07e35d76
 def mf_recipe(params: Params, logged: Artifact) -> dict:
+    "What identifies this run's item table."
     if params.mf.source: return imported(params, 'mf').recipe
     own = params.mf.model_dump(exclude={'seed', 'source'})
     return dict(env=params.env.recipe(), mf=own, seed=params.mf_seed, inputs=dict(logged=logged.sha256))
@@ -96,7 +104,8 @@ def mf_recipe(params: Params, logged: Artifact) -> dict:
 def find_mf(params: Params) -> Artifact:
     "The item table that these parameters ask for, or an error with the command that trains it."
     if params.mf.source: return imported(params, 'mf')
-    return find_artifact(params.outputs/'pretrained', 'mf', mf_recipe(params, find_logged(params)), pretrain_command(params))
+    recipe = mf_recipe(params, find_logged(params))
+    return find_artifact(params.outputs/'pretrained', 'mf', recipe, pretrain_command(params))
 
 def pretrain_mf(params: Params, logged: Artifact, force: bool = False) -> Artifact:
     "Train the `mf` item table on logged clicks, or find it."

@@ -21,7 +21,7 @@ from .mf import find_mf
 from ..world.embeddings import item_table
 from ..world.simulator import best_items
 
-# %% ../../nbs/lib/rankers/41_ranker.ipynb #787664b3
+# %% ../../nbs/lib/rankers/41_ranker.ipynb #2f785cfa
 class Ranker(nn.Module):
     "Decodes latents to slates."
     name = ''            # in RANKERS
@@ -66,7 +66,7 @@ class Ranker(nn.Module):
 
     @classmethod
     def source(cls, params: Params) -> Artifact|None:
-        "The artifact that it is loaded from in this run, or an error with the command that makes it; None where it needs none."
+        "The artifact that this run loads it from (an error where there is none yet); None where it needs none."
         raise NotImplementedError
 
     @classmethod
@@ -79,16 +79,17 @@ class Ranker(nn.Module):
         "The spec of this run's ranker."
         raise NotImplementedError
 
-# %% ../../nbs/lib/rankers/41_ranker.ipynb #10edbf14
+# %% ../../nbs/lib/rankers/41_ranker.ipynb #0c993cc3
 def build_ranker(env: EnvParams, spec: dict) -> Ranker:
     "An empty ranker, to load a checkpoint's weights into."
     return RANKERS[spec['name']].build(env, spec)
 
 def load_ranker(env: EnvParams, spec: dict, source: Artifact|None) -> Ranker:
-    "The ranker of `spec`, frozen, from the artifact it was made from."
+    "The ranker of `spec`, its weights fixed, from the artifact it was made from."
     ranker = RANKERS[spec['name']].load(env, spec, source).requires_grad_(False).eval()
     if not (torch.isfinite(ranker.scale).all() and torch.isfinite(ranker.centre).all()):
-        raise SlateRLError(f"{source.path} has no action bounds. Make it again with force: {source.provenance['command']}")
+        raise SlateRLError(f"{source.path} has no action bounds. "
+                           f"Make it again with force: {source.provenance['command']}")
     return ranker
 
 def ranker_source(params: Params) -> tuple[dict|None, Artifact|None]:
@@ -100,7 +101,8 @@ def ranker_source(params: Params) -> tuple[dict|None, Artifact|None]:
 def find_ranker(params: Params) -> tuple[Ranker|None, Artifact|None]:
     "This run's ranker and the artifact that it was loaded from; None for an agent without one."
     spec, source = ranker_source(params)
-    return (load_ranker(params.env, spec, source) if spec else None), source
+    if spec is None: return None, None
+    return load_ranker(params.env, spec, source), source
 
 def ranker_inputs(source: Artifact|None) -> dict[str, str]:
     "The sha256 of a ranker's artifact by its kind, as recipes hold it."
@@ -115,7 +117,7 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/lib/rankers/41_ranker.ipynb #9ce3d5c4
+# %% ../../nbs/lib/rankers/41_ranker.ipynb #0fc6ff29
 class TopKParams(RankerParams):
     name: Literal['topk']
     embeddings: Literal['mf', 'ideal']
@@ -161,7 +163,8 @@ class TopK(Ranker):
 
     @classmethod
     def load(cls, env: EnvParams, spec: dict, source: Artifact|None) -> 'TopK':
-        return cls(env, spec['embeddings'], load_tensors(source.path)['items'] if source else item_table(env))
+        items = load_tensors(source.path)['items'] if source else item_table(env)
+        return cls(env, spec['embeddings'], items)
 
 # %% ../../nbs/lib/rankers/41_ranker.ipynb #87bcf459
 def uniform_log_density(ranker: Ranker) -> Tensor:

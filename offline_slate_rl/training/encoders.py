@@ -249,7 +249,7 @@ def _lacks(artifact: Artifact, dataset: Dataset) -> str:
         there = {key: len(array) for key, array in file.items()}
     return '' if there == rows else f'it has {there} rows; {rows} were expected'
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #f8e0ba48
+# %% ../../nbs/lib/training/64_encoders.ipynb #13529b6e
 def _compared(artifact: Artifact, dataset: Dataset, model: nn.Module, blocks: int) -> list[Check]:
     "Some blocks computed again."
     numbers = sampled_blocks(len(dataset), BLOCK, blocks)
@@ -267,12 +267,12 @@ def verify_derived(path: Path,
     except SlateRLError as error: return [Check(WHOLE, False, str(error))]
     whole, names, version = Check(WHOLE, True), CHECKS[artifact.kind], artifact.recipe['format']
     if version != FORMAT:
-        told = f'it has format {version}; {FORMAT} was expected. Delete it: loading the dataset computes it anew'
-        return [whole, Check('format', False, told)]
+        why = f'it has format {version}; {FORMAT} was expected. Delete it: loading the dataset computes it anew'
+        return [whole, Check('format', False, why)]
     try:
         dataset = _source(artifact)
         model = _model(artifact, dataset, find)
-    except (MissingError, DamagedError) as error: return [whole, *(skip(name, str(error)) for name in names)]
+    except SlateRLError as error: return [whole, *(skip(name, str(error)) for name in names)]
     lacks = _lacks(artifact, dataset)
     same = weights_sha256(model) == artifact.recipe['weights']
     of_file = [whole, Check('one row for each transition', not lacks, lacks),
