@@ -1,10 +1,10 @@
-"""The pipeline at scale tiny, for tests: lines as a person types them, in processes of their own, and what they leave."""
+"""The pipeline at scale tiny, for tests: lines as a person types them, in real processes, and what they leave."""
 import hashlib, json, os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat, torch
+import h5py, nbformat, torch
 
 from offline_slate_rl.collection.approval import approve
 from offline_slate_rl.collection.card import verify_dataset
@@ -87,6 +87,10 @@ def repository() -> set[str]:
     return found
 
 def cut(path: Path): path.write_bytes(path.read_bytes()[:-100])
+
+def edit(dataset: Path):
+    "Change one reward; the file stays a good HDF5 file."
+    with h5py.File(dataset, 'r+') as file: file['rewards'][7] = 9.
 
 def remove(artifact: Artifact):
     artifact.path.unlink()

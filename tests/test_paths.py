@@ -1,4 +1,4 @@
-"""Another recipe goes to another path: where everything would go is planned for many parameters, and nothing is made."""
+"""Another recipe goes to another path: where everything would go is planned for many parameters."""
 from pathlib import Path
 
 from chain import item_file, tiny

@@ -1,36 +1,32 @@
-"""What starting costs: seconds of imports that a person would wait for and does not need."""
+"""What starting costs: imports that take seconds belong into the steps that need them."""
 import os, re, subprocess, sys
 
 import pytest
 
 from chain import PROGRAMS, REPO
 
+HEAVY = {'torch', 'pytorch_lightning', 'pandas', 'matplotlib', 'h5py', 'scipy.stats'}
+
 
 def imported(*line: str) -> set[str]:
     "Names of all modules that a process imports."
-    process = subprocess.run(line, cwd=REPO, env=os.environ | dict(PYTHONPROFILEIMPORTTIME='1'),
-                             capture_output=True, text=True)
+    environment = os.environ | dict(PYTHONPROFILEIMPORTTIME='1')
+    process = subprocess.run(line, cwd=REPO, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return set(re.findall(r'^import time: .*\| +(\S+)$', process.stderr, re.MULTILINE))
 
-HEAVY = {'torch', 'pytorch_lightning', 'pandas', 'matplotlib', 'h5py', 'scipy.stats'}
+@pytest.mark.parametrize('line, imports', [
+    ('slate-rl --help', 'offline_slate_rl.pipeline.cli'),
+    ('papermill --help-notebook nbs/30_collect.ipynb', 'offline_slate_rl.core.params')])
+def test_a_program_starts_without_torch(line, imports):
+    "papermill imports the engine before it reads its line."
+    program, *words = line.split()
+    modules = imported(str(PROGRAMS/program), *words)
+    assert imports in modules and not modules & HEAVY
 
-@pytest.mark.parametrize('program, word', [('slate-rl', '--help'), ('papermill', '--version')])
-def test_a_program_starts_without_torch(program, word):
-    "papermill imports this package's engine before it reads its line."
-    modules = imported(str(PROGRAMS/program), word)
-    assert {'offline_slate_rl', 'argparse' if program == 'slate-rl' else 'papermill'} <= modules
-    assert not modules & HEAVY
-
-def test_a_notebooks_parameters_are_explained_without_torch():
-    assert not imported(str(PROGRAMS/'papermill'), '--help-notebook', 'nbs/30_collect.ipynb') & HEAVY
-
-@pytest.mark.parametrize('name', ['load_dataset', 'evaluate', 'Policy', 'TopicRec'])
-def test_what_a_user_imports_first_does_not_import_lightning(name):
-    modules = imported(sys.executable, '-c', f'from offline_slate_rl import {name}')
-    assert 'torch' in modules and not modules & (HEAVY - {'torch', 'h5py'})
-
-@pytest.mark.parametrize('module', ['inspection', 'collect', 'verification'])
-def test_collecting_does_not_import_lightning(module):
-    modules = imported(sys.executable, '-c', f'import offline_slate_rl.collection.{module}')
-    assert 'torch' in modules and 'pytorch_lightning' not in modules
+@pytest.mark.parametrize('line', [
+    'from offline_slate_rl import Policy, TopicRec, evaluate, load_dataset',
+    'import offline_slate_rl.collection.inspection, offline_slate_rl.collection.card'])
+def test_reading_inspecting_and_collecting_do_not_import_lightning(line):
+    modules = imported(sys.executable, '-c', line)
+    assert 'torch' in modules and not modules & {'pytorch_lightning', 'pandas', 'matplotlib', 'scipy.stats'}

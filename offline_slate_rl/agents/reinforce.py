@@ -27,7 +27,7 @@ def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:  # (n, H) -> (n, H)
         returns[:, t] = following
     return returns
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #ada250d9
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #36f68581
 class ReinforceParams(LatentParams):
     algorithm: Literal['REINFORCE']
     std: float
@@ -36,8 +36,9 @@ class ReinforceParams(LatentParams):
     def _on_policy(self):
         "Refuse values with which an update would learn from the episodes of an older policy."
         if not self.num_envs == self.updates_per_step == self.capacity == self.batch_size == 1:
-            raise ValueError("REINFORCE is on-policy: num_envs, updates_per_step, capacity and batch_size should each be "
-                             f"1, and are {self.num_envs}, {self.updates_per_step}, {self.capacity} and {self.batch_size}")
+            given = f'{self.num_envs}, {self.updates_per_step}, {self.capacity} and {self.batch_size}'
+            raise ValueError("REINFORCE is on-policy: num_envs, updates_per_step, capacity and batch_size "
+                             f"should each be 1, and are {given}")
         if self.random_steps:
             raise ValueError("REINFORCE learns from its own episodes only: "
                              f"random_steps should be 0, and is {self.random_steps}")

@@ -5,30 +5,30 @@
 # %% auto #0
 __all__ = ['DESCRIBED', 'ASKED', 'FOLLOWS', 'OF_SOURCES', 'ABOVE', 'check_description', 'check_leak', 'outcome_unknown',
            'check_behaviour', 'check_hidden', 'check_mixture', 'check_user_ids', 'random_beside', 'welch', 'finite',
-           'dataset_measures', 'check_above', 'params_of', 'verify', 'require', 'record_path', 'keep_record',
-           'verification', 'outcome']
+           'dataset_measures', 'check_above', 'params_of', 'verify', 'require', 'asked_dataset', 'record_path',
+           'keep_record', 'verification', 'outcome']
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #32830a29
+# %% ../../nbs/lib/collection/76_verification.ipynb #2e1d7fd1
 import json, math
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
 from torch import nn
 
-from .behaviours import Behaviour, artifact_of, described, recorded_behaviour
+from .behaviours import OWN, Behaviour, artifact_of, described, recorded_behaviour
 from .mixtures import replayed
 from .repair import damage, file_recipe
 from ..core.errors import DamagedError, MissingError, SlateRLError
 from ..core.params import EnvParams, Params
 from ..core.store import FORMAT, Artifact, differences, load_artifact, one_thread, write_text
-from ..data.asking import (ACTIONS, DENSITIES, REPLAYED, block_of, check_actions, check_field, check_replay,
-                                          play_again, ranker_of)
+from ..data.asking import (ACTIONS, DENSITIES, REPLAYED, block_of, check_actions, check_field,
+                                          check_replay, play_again, ranker_of)
 from ..data.checks import Check, sampled_blocks, skip
 from ..data.contents import check_rows, schema_faults
 from ..data.datasets import Dataset, user_ids
-from ..data.loading import dataset_of, run_params
+from ..data.loading import dataset_of, find_dataset, run_params
 from ..play.episodes import Episodes, rollout
 from ..play.measures import Tally, interval
 from ..play.policies import RandomSlates
@@ -246,6 +246,18 @@ def require(checks: list[Check]):
     "Raise if a check failed, naming it."
     failed = [f'{check.name} ({check.detail})' if check.detail else check.name for check in checks if not check.passed]
     if failed: raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
+
+# %% ../../nbs/lib/collection/76_verification.ipynb #60e590f1
+def asked_dataset(params: Params, quality: str, behaviour: str = '', path: str = '') -> Artifact:
+    "The dataset that is asked for, or an error. Its bytes are not read."
+    if not path:
+        played_by = behaviour or OWN.get(quality)  # a mixture's sources have behaviours of their own
+        return find_dataset(params, quality, **(dict(behaviour=played_by) if played_by else {}))
+    artifact = load_artifact(Path(path).expanduser(), 'dataset', verify=False)
+    if artifact.recipe['quality'] != quality:
+        raise SlateRLError(f"{path} is of the quality {artifact.recipe['quality']}; {quality} was asked. "
+                           f"Ask for it: -p quality {artifact.recipe['quality']}")
+    return artifact
 
 # %% ../../nbs/lib/collection/76_verification.ipynb #eb41c252
 def record_path(path: Path) -> Path: return path.with_name(path.name + '.verified.json')

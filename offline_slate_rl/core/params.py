@@ -340,7 +340,7 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/agents/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/01_params.ipynb #49fcae73
+# %% ../../nbs/lib/core/01_params.ipynb #42dcb313
 def load_params(env: str,                         # name of a registered environment
                 agent: str = 'SAC+GeMS',          # name of a file in params/agents
                 seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
@@ -362,7 +362,8 @@ def load_params(env: str,                         # name of a registered environ
     for key, value in overrides.items(): _set(values, key, value, 'overrides')
     if not overrides: return base
     changed = _params(values, 'overrides')
-    for key in ('logged', 'collection'): checked_seed(getattr(changed, key).seed, f'{key}.seed')
+    for key, value in overrides.items():
+        if key.endswith('seed') and value is not None: checked_seed(value, key)
     differ = {key: value for key, value in overrides.items() if _get(changed, key) != _get(base, key)}
     return changed.model_copy(update={'overrides': differ})
 

@@ -20,12 +20,13 @@ from ..play.episodes import Action, Episodes, Policy, rollout
 from ..play.policies import Scripted
 from ..world.simulator import Obs, TopicRec
 
-# %% ../../nbs/lib/data/36_asking.ipynb #0a85c83a
+# %% ../../nbs/lib/data/36_asking.ipynb #745b6164
 class Asked(Scripted):
     "Shows the slates of a stored block, and asks a policy at each turn what it would have shown."
-    def __init__(self, stored: Episodes, policy: Policy):
+    def __init__(self, stored: Episodes, policy: Policy,
+                 first: int = 0):  # number of the first stored episode
         super().__init__(stored.slates[:, 1:])
-        self.stored, self.policy = stored, policy
+        self.stored, self.policy, self.first = stored, policy, first
         self.slots, self.ties, self.wrong = 0, 0, ''
 
     @property
@@ -73,7 +74,7 @@ def scores_of(policy: Policy, answer: Action, row: int) -> Tensor|None:  # (slat
     if ranker is not None and answer.latent is not None: return ranker.scores(answer.latent[row])
     return policy.view.scores[row:row + 1] if policy.needs_view else None
 
-# %% ../../nbs/lib/data/36_asking.ipynb #2c9a6c1b
+# %% ../../nbs/lib/data/36_asking.ipynb #e28f69db
 @patch
 def compare(self: Asked, shown: Tensor, answer: Action):  # (num_envs, slate_size)
     "Count slots and ties; describe the first slot that is neither the same nor a tie."
@@ -86,9 +87,9 @@ def compare(self: Asked, shown: Tensor, answer: Action):  # (num_envs, slate_siz
         self.ties += int((other & tie).sum())
         for slot in (other & ~tie).nonzero()[:1, 0].tolist():
             items = f'item {int(shown[row, slot])} is stored, item {int(chosen[row, slot])} was chosen'
-            self.wrong = f'turn {self.turn} of episode {row}, slot {slot + 1}: {items}'
+            self.wrong = f'episode {self.first + row}, turn {self.turn}, slot {slot + 1}: {items}'
 
-# %% ../../nbs/lib/data/36_asking.ipynb #b42dfb39
+# %% ../../nbs/lib/data/36_asking.ipynb #b6455531
 class Again(NamedTuple):
     "A block as it is stored, and as it was played again."
     first: int          # number of its first episode
@@ -104,10 +105,11 @@ def block_of(dataset: Dataset, block: int) -> Episodes:
 def play_again(dataset: Dataset, simulator: TopicRec, policy: Policy|None, block: int) -> Again:
     "Play a block's slates to its users, and ask the policy."
     recipe, stored = dataset.recipe, block_of(dataset, block)
-    player = Asked(stored, policy) if policy else Scripted(stored.slates[:, 1:])
+    first = block*recipe['block_size']
+    player = Asked(stored, policy, first) if policy else Scripted(stored.slates[:, 1:])
     played = rollout(simulator, player, len(stored), recipe['seed'], recipe['users'], block, recipe['deterministic'],
                      oracle=True)
-    return Again(block*recipe['block_size'], stored, played, player if policy else None)
+    return Again(first, stored, played, player if policy else None)
 
 # %% ../../nbs/lib/data/36_asking.ipynb #4c23970c
 REPLAYED = 'sampled episodes replay click for click'
@@ -161,11 +163,10 @@ def check_field(name: str, blocks: list[Again], field: str, ranker=None) -> Chec
     apart = f"{KEYS[field]} differ by up to {off:.2g}{' nats' if field == 'log_probs' else ''}"
     return Check(name, off < WITHIN[field], apart if off else '')
 
-# %% ../../nbs/lib/data/36_asking.ipynb #998bbbf0
+# %% ../../nbs/lib/data/36_asking.ipynb #f4317ad0
 def check_actions(blocks: list[Again], ranker) -> Check:
     "Does the behaviour choose the stored slates, and the stored latents where it has any?"
-    wrong = [f'{again.asked.wrong} (of those from {again.first} on)' for again in blocks if again.asked.wrong]
-    if wrong: return Check(ACTIONS, False, wrong[0])
+    if wrong := [again.asked.wrong for again in blocks if again.asked.wrong]: return Check(ACTIONS, False, wrong[0])
     latents = check_field(ACTIONS, blocks, 'latents', ranker)
     if not latents.passed: return latents
     slots, tied = (sum(getattr(again.asked, name) for again in blocks) for name in ('slots', 'ties'))

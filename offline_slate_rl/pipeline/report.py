@@ -97,7 +97,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return pd.DataFrame(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #d33e8eca
+# %% ../../nbs/lib/pipeline/93_report.ipynb #4a66a7d6
 _LEARNER = dict(alpha='temperature', saturated='saturated share of actions',
                 latent_spread='spread of the mode, share of half the range')
 
@@ -123,7 +123,7 @@ def plot_training(history: list[dict], target_step: int) -> Figure:
 def history_table(history: list[dict]) -> pd.DataFrame:
     "A row for each validation."
     columns = ['updates', 'env_steps', 'train_reward', 'val_reward', 'val_ci95', 'distinct_slates']
-    return pd.DataFrame(history).set_index('step')[columns].astype(float).round(2)
+    return pd.DataFrame(history).set_index('step')[columns].astype({'train_reward': float}).round(2)
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #2b900033
 def returns_table(trained: Trained) -> pd.DataFrame:
@@ -162,9 +162,9 @@ def plot_returns(seen: Inspection) -> Figure:
     ax.set(xlabel='return (mean and 95% interval; grey: privileged)')
     return fig
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #7e67f20d
-_BEYOND = {'yoked': "returned beyond being shown another user's slates (yoked)",
-           'constant action': 'returned beyond its constant action, which does not vary over time either'}
+# %% ../../nbs/lib/pipeline/93_report.ipynb #44f2145a
+_BEYOND = {'yoked': "returned beyond another user's slates (yoked)",  # pandas cuts labels of more than 50 characters
+           'constant action': 'beyond its constant action (no variation in time)'}
 
 def _gained(figures: dict) -> str:  # of a control
     half = '' if figures['gain_ci95'] is None else f" +- {figures['gain_ci95']:.1f}"
@@ -175,7 +175,7 @@ def reaction_table(seen: Inspection) -> pd.DataFrame:
     own, figures = seen.checkpoint.recipe['checkpoint'], seen.reaction
     rows = {_BEYOND['yoked']: 'not known of one episode'}
     for control, its in figures['controls'].items():
-        rows[_BEYOND.get(control, f'returned beyond {control}')] = _gained(its)
+        rows[_BEYOND.get(control, f'returned beyond its {control}')] = _gained(its)
     rows[f'return of {own}'] = '{return:.1f} +- {95% interval:.1f}'.format(**seen.table.loc[own])
     rows['distinct slates'] = f"{figures['distinct_slates']} of {figures['shown_slates']} shown"
     if figures['latent_spread'] is not None:

@@ -7,7 +7,7 @@ __all__ = ['REACTING', 'stage_state', 'is_alive', 'pretraining_status', 'trainin
            'env_status', 'status', 'reports', 'demo_table', 'demo_datasets', 'demo_paths', 'show', 'dataset_paths',
            'verify_path', 'verify_paths', 'verify_grid']
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #5828869a
+# %% ../../nbs/lib/pipeline/95_status.ipynb #64c2f560
 import os, time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,12 +17,12 @@ import pandas as pd
 
 from ..collection.approval import approval_of
 from ..collection.behaviours import OWN, find_behaviour
-from ..collection.repair import identity, remedy
+from ..collection.repair import identity, read_manifest, remedy
 from ..collection.verification import require, verification, verify
 from ..core.errors import DamagedError, MissingError, SlateRLError
 from ..core.params import Params, load_params, outputs_dir, registry
 from ..core.store import Artifact, load_artifact, read_rows
-from ..data.loading import dataset_of, find_datasets
+from ..data.loading import DERIVED, dataset_of, find_datasets
 from ..data.logged import find_logged
 from ..rankers.ranker import ranker_source
 from ..training.checkpoints import checkpoints, find_checkpoint, target_name
@@ -196,7 +196,7 @@ def _indented(values: dict, depth: int = 1) -> Iterator[str]:
             yield from _indented(value, depth + 1)
         else: yield '  '*depth + f'{key}: {value}'
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #b2b4a829
+# %% ../../nbs/lib/pipeline/95_status.ipynb #5f43dc5a
 def dataset_paths(folder: Path) -> list[Path]:
     "Datasets below `folder`, those that lost their manifest and manifests that lost their dataset included."
     files = {path for path in folder.rglob('*.h5') if not path.name.startswith('.')}
@@ -212,10 +212,14 @@ def verify_path(path: Path) -> dict:
         checks, _ = verify(path)
         require(checks)
         if skipped := sum(check.skipped for check in checks): row['outcome'] = f'passed, {skipped} skipped'
-    except SlateRLError as error:
-        mends = remedy(path)
-        row |= dict(outcome='FAILED', failed=str(error), again=mends.command, unknown=mends.unknown)
+    except SlateRLError as error: row |= dict(outcome='FAILED', failed=str(error), **_mended(path))
     return row | dict(seconds=round(time.time() - start, 1))
+
+def _mended(path: Path) -> dict:
+    "How a file is made again; nothing of one that is neither a dataset nor derived from one."
+    if read_manifest(path).get('kind', 'dataset') not in ('dataset', *DERIVED.names()): return {}
+    mends = remedy(path)
+    return dict(again=mends.command, unknown=mends.unknown)
 
 def verify_paths(paths: list[Path]) -> pd.DataFrame:
     "A row for each file."

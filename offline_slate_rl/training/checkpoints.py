@@ -6,43 +6,45 @@
 __all__ = ['new_agent', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'target_name', 'checkpoints', 'find_checkpoint',
            'built_from', 'load_agent', 'load_policy']
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #ecf4a811
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #8590fef1
 from pathlib import Path
 
 import torch
 
 from ..agents.agent import Agent, make_agent
 from ..core.errors import DamagedError
-from ..core.params import AgentParams, EnvParams, Params, agent_params, validated
-from ..core.store import FORMAT, Artifact, artifacts, find_artifact, load_artifact, load_tensors
+from ..core.params import EnvParams, Params, agent_params, validated
+from ..core.store import FORMAT, Artifact, artifacts, find_artifact, load_tensors
 from ..core.streams import torch_seeded
 from ..play.episodes import Policy
 from ..rankers.ranker import Ranker, build_ranker, find_ranker, ranker_inputs
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #bcbec216
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #1c15633c
 def new_agent(params: Params, ranker: Ranker|None) -> Agent:
     "The untrained agent of a run: the same weights for the same seed."
     with torch_seeded(params.seed, 'train/init'): return make_agent(params.env, params.agent, ranker)
 
+def _spec(ranker: Ranker|None) -> dict|None: return ranker.spec() if ranker is not None else None
+
 def run_recipe(params: Params) -> dict:
-    "What makes a run what it is, with the sha256 of its ranker; an error with the command where the ranker is missing."
+    "The identity of a run. Where its ranker is missing, an error with the command that makes it."
     ranker, source = find_ranker(params)
     agent = new_agent(params, ranker)
-    return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(), seed=params.seed,
-                ranker=ranker.spec() if ranker is not None else None, privileged=agent.privileged, inputs=ranker_inputs(source))
+    return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(),
+                seed=params.seed, ranker=_spec(ranker), privileged=agent.privileged, inputs=ranker_inputs(source))
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #57ce8e96
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #b5b20baf
 def run_name(params: Params) -> str:
     "Name of the run's files, without the checkpoint."
-    sections = ['agent']
     ranker = params.agent.ranker.name if params.agent.ranker else 'noranker'
-    middle = f'{ranker}_{params.env.label}'
+    middle, sections = f'{ranker}_{params.env.label}', ['agent']
+    if ranker != 'noranker': sections += ['mf', 'logged', 'collection.block_size']
     if ranker == 'GeMS':
-        gems, sections = params.gems, ['agent', 'gems', 'mf', 'logged', 'collection.block_size']
-        middle += f"_latentdim{gems.latent_dim}_beta{gems.lambda_KL}_lambdaclick{gems.lambda_click}_lambdaprior0.0_{gems.ranker_embedds}"
-    elif ranker != 'noranker': sections = ['agent', 'mf', 'logged', 'collection.block_size']
-    return (f"{params.agent_name}_Medium_{middle}_seed{params.ranker_seed}_agentseed{params.seed}_gamma{params.env.gamma}"
-            f"{params.variant(*sections)}")
+        gems, sections = params.gems, [*sections, 'gems']
+        middle += (f"_latentdim{gems.latent_dim}_beta{gems.lambda_KL}_lambdaclick{gems.lambda_click}_lambdaprior0.0_"
+                   f"{gems.ranker_embedds}")
+    seeds = f'seed{params.ranker_seed}_agentseed{params.seed}'
+    return f"{params.agent_name}_Medium_{middle}_{seeds}_gamma{params.env.gamma}{params.variant(*sections)}"
 
 def run_folder(params: Params) -> Path:
     "Where the run's checkpoints lie."
@@ -52,13 +54,14 @@ def run_folder(params: Params) -> Path:
 def train_command(params: Params) -> str: return f'papermill nbs/20_train.ipynb {params.arguments()}'
 def target_name(params: Params) -> str: return f'step{params.training.target_step}'
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #d09fce8f
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #d3c6e2c6
 def checkpoints(params: Params, recipe: dict|None = None) -> dict[str, Artifact]:
-    "Checkpoints of this run by name: 'step0', 'step50000', 'best', 'last'. Found by recipe; their bytes are not read here."
+    "Checkpoints of this run by name: 'step0', 'step50000', 'best', 'last'. Their bytes are not checked here."
     recipe = {**(recipe or run_recipe(params)), 'format': FORMAT}
     found = {}
     for artifact in artifacts(run_folder(params), 'checkpoint'):
-        if artifact.recipe == recipe | dict(checkpoint=artifact.recipe['checkpoint']): found[artifact.recipe['checkpoint']] = artifact
+        name = artifact.recipe['checkpoint']
+        if artifact.recipe == {**recipe, 'checkpoint': name}: found[name] = artifact
     def order(name: str) -> int: return int(name[4:]) if name.startswith('step') else 2**62
     return {name: found[name] for name in sorted(found, key=order)}
 
@@ -67,11 +70,11 @@ def find_checkpoint(params: Params, name: str) -> Artifact:
     recipe = {**run_recipe(params), 'checkpoint': name}
     return find_artifact(run_folder(params), 'checkpoint', recipe, train_command(params))
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #cb2903eb
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #04fb2715
 def built_from(agent: Agent, agent_name: str) -> dict:
     "What an agent is built from, as plain values."
     return dict(agent_name=agent_name, env=agent.env.model_dump(), agent=agent.params.model_dump(),
-                ranker=agent.ranker.spec() if agent.ranker is not None else None)
+                ranker=_spec(agent.ranker))
 
 def load_agent(checkpoint: Artifact) -> Agent:
     "The agent of a checkpoint, complete, ready to play; everything it needs is in the file."
@@ -83,7 +86,8 @@ def load_agent(checkpoint: Artifact) -> Agent:
     try: agent.load_state_dict(content['state_dict'])
     except RuntimeError as error: raise DamagedError(f"{source} does not fit its own parameters: {error}") from None
     if ranker is not None and not (torch.isfinite(ranker.scale).all() and torch.isfinite(ranker.centre).all()):
-        raise DamagedError(f"{source} has no action bounds. Train it again with force: {checkpoint.provenance['command']}")
+        raise DamagedError(f"{source} has no action bounds. "
+                           f"Train it again with force: {checkpoint.provenance['command']}")
     return agent.requires_grad_(False).eval()
 
 def load_policy(checkpoint: Artifact) -> Policy:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Loop', 'step_is_kept', 'validates', 'Run', 'Keeper', 'fit']
 
-# %% ../../nbs/lib/training/62_loop.ipynb #12f15b0d
+# %% ../../nbs/lib/training/62_loop.ipynb #0ce08a70
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from ..agents.agent import Agent
 from ..core.errors import SlateRLError
 from ..core.params import Params
-from ..core.store import Artifact, append_rows, keep_freed_memory, provenance, save_artifact, save_tensors, write_text
+from ..core.store import (Artifact, append_rows, keep_freed_memory, provenance, save_artifact,
+                                         save_tensors, write_text)
 from ..core.streams import torch_seed
 from ..play.episodes import Episodes
 from ..play.measures import evaluate
@@ -43,15 +44,15 @@ class Source(Protocol):
     def state(self) -> dict: ...
     def restore(self, state: dict): ...
 
-# %% ../../nbs/lib/training/62_loop.ipynb #0c9a461d
+# %% ../../nbs/lib/training/62_loop.ipynb #08a16b9a
 class Loop(pl.LightningModule):
     "Trains `agent` on episodes of `source`, step by step, on the agent's device."
     def __init__(self, params: Params, agent: Agent, source: Source):
         super().__init__()
         self.automatic_optimization = False  # several optimisers, in an order of their own
         self.params, self.agent, self.source = params, agent, source
-        self.draws, self.noise = (torch.Generator(agent.device).manual_seed(torch_seed(params.seed, f'train/{purpose}'))
-                                  for purpose in ('replay', 'noise'))
+        self.draws = torch.Generator(agent.device).manual_seed(torch_seed(params.seed, 'train/replay'))
+        self.noise = torch.Generator(agent.device).manual_seed(torch_seed(params.seed, 'train/noise'))
         self.steps = self.updates = 0
         self.figures = {}  # what the last update measured
 
@@ -59,7 +60,7 @@ class Loop(pl.LightningModule):
 
     @property
     def its_optimizers(self) -> list[torch.optim.Optimizer]:
-        "The agent's optimisers. Lightning gives one alone without its list, and none as an empty one."
+        "The agent's optimisers; of one alone, Lightning gives no list."
         found = self.optimizers(use_pl_optimizer=False)
         return found if isinstance(found, list) else [found]
 
@@ -67,6 +68,7 @@ class Loop(pl.LightningModule):
     def env_steps(self) -> int: return self.steps*self.params.env.episode_length
 
     def training_step(self, batch, i):
+        "Play what this step needs; once the random phase is over, update."
         p = self.params.agent
         self.source.advance(self.agent, self.steps)
         if self.steps >= p.random_steps:
@@ -76,7 +78,7 @@ class Loop(pl.LightningModule):
                 self.updates += 1
         self.steps += 1
 
-# %% ../../nbs/lib/training/62_loop.ipynb #1e22452f
+# %% ../../nbs/lib/training/62_loop.ipynb #97181f93
 @patch
 def state(self: Loop) -> dict:
     "Counters, source, generators, optimisers; the agent's own state is saved beside it."
@@ -86,6 +88,7 @@ def state(self: Loop) -> dict:
 
 @patch
 def restore(self: Loop, state: dict):
+    "Go on from a saved `state`."
     if state['device'] != self.noise.device.type:
         raise SlateRLError(f"This run was trained on {state['device']} so far, and its random numbers go on only there: "
                            f"training.device={state['device']}, or train again with force.")
@@ -95,17 +98,17 @@ def restore(self: Loop, state: dict):
     self.noise.set_state(state['noise'])
     for optimizer, its_state in zip(self.its_optimizers, state['optimizers']): optimizer.load_state_dict(its_state)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #45a49043
+# %% ../../nbs/lib/training/62_loop.ipynb #e16183db
 @patch
 def check(self: Loop):
     "Raise if learning has gone wrong."
     kept = "The last good checkpoint is kept; a smaller learning rate may help (agent.q_lr, agent.pi_lr)."
     for name, value in self.figures.items():
-        if not math.isfinite(value): raise SlateRLError(f"{name} is {float(value)} after {self.updates} updates. {kept}")
-        limit = self.agent.limits.get(name, math.inf)
-        if abs(float(value)) > limit:
-            raise SlateRLError(f"{name} is {float(value):.3g} after {self.updates} updates, and {limit:.3g} is the most that makes sense: "
-                               f"learning diverges. {kept}")
+        value, limit = float(value), self.agent.limits.get(name, math.inf)
+        if not math.isfinite(value): raise SlateRLError(f"{name} is {value} after {self.updates} updates. {kept}")
+        if abs(value) > limit:
+            raise SlateRLError(f"{name} is {value:.3g} after {self.updates} updates, and {limit:.3g} is the most that "
+                               f"makes sense: learning diverges. {kept}")
     for name, weight in self.agent.named_parameters():
         if not torch.isfinite(weight).all():
             raise SlateRLError(f"The weights {name} are not finite after {self.updates} updates. {kept}")
@@ -120,7 +123,7 @@ def validates(n: int, training) -> bool:
     "Whether there is a validation after `n` steps."
     return step_is_kept(n, training) or n % training.check_val_every_n_steps == 0 or n == training.max_steps
 
-# %% ../../nbs/lib/training/62_loop.ipynb #3cdba184
+# %% ../../nbs/lib/training/62_loop.ipynb #891c9dab
 @dataclass
 class Run:
     "What a training is called and where it goes on from."
@@ -144,13 +147,13 @@ class Keeper(pl.Callback):
     def save(self, loop: Loop, name: str, validation: dict|None = None, **more) -> Artifact:
         "Save the agent as the checkpoint `name`."
         counts = dict(steps=loop.steps, updates=loop.updates)
-        content = dict(state_dict=loop.agent.state_dict(), params=built_from(loop.agent, self.params.agent_name), **counts,
-                       validation=validation, **more)
+        built = built_from(loop.agent, self.params.agent_name)
+        content = dict(state_dict=loop.agent.state_dict(), params=built, **counts, validation=validation, **more)
         recorded = provenance(self.run.command, **counts, env_steps=loop.env_steps, max_steps=self.training.max_steps,
-                              training=self.training.model_dump(), validation=validation, device=loop.noise.device.type,
-                              wall_seconds=round(time.time() - self.started, 1))
-        path = self.run.folder/f'{self.run.name}_{name}.ckpt'
-        return save_artifact(path, partial(save_tensors, content), 'checkpoint', {**self.run.recipe, 'checkpoint': name}, recorded)
+                              training=self.training.model_dump(), validation=validation,
+                              device=loop.noise.device.type, wall_seconds=round(time.time() - self.started, 1))
+        path, recipe = self.run.folder/f'{self.run.name}_{name}.ckpt', {**self.run.recipe, 'checkpoint': name}
+        return save_artifact(path, partial(save_tensors, content), 'checkpoint', recipe, recorded)
 
     def save_last(self, loop: Loop):
         "Save what training goes on from."
@@ -159,14 +162,15 @@ class Keeper(pl.Callback):
         self.save(loop, 'last', self.history[-1] if self.history else None, resume=resume)
         self.saved = time.time()
 
-# %% ../../nbs/lib/training/62_loop.ipynb #f27180c2
+# %% ../../nbs/lib/training/62_loop.ipynb #03e2baa0
 @patch
 def validate(self: Keeper, loop: Loop) -> dict:
-    "Play the validation users; the row of figures."
+    "Play the validation users; returns the row of figures."
     played, m = evaluate(loop.agent.policy(), self.params.env, self.training.val_episodes, 'validation')
     figures = {name: float(value) for name, value in loop.figures.items()}
-    row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps, val_reward=m['return_mean'], val_ci95=m['return_ci95'],
-               train_reward=self.train_reward, distinct_slates=m['distinct_slates'], **loop.agent.measures(played),
+    row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps,
+               val_reward=m['return_mean'], val_ci95=m['return_ci95'], train_reward=self.train_reward,
+               distinct_slates=m['distinct_slates'], **loop.agent.measures(played),
                episodes=m['episodes'], **figures)
     self.history.append(row)
     self.run.say(f"VALIDATION @ Step {loop.steps}")
@@ -180,7 +184,8 @@ def report(self: Keeper, row: dict, step: int):
     "Write a validation to the results, the run's CSV and the tracker."
     import pandas as pd
     p = self.params
-    append_rows(p.outputs, 'validation', [dict(env=p.env.label, agent=p.agent_name, seed=p.seed, run=self.run.name, **row)])
+    of_run = dict(env=p.env.label, agent=p.agent_name, seed=p.seed, run=self.run.name)
+    append_rows(p.outputs, 'validation', [of_run | row])
     write_text(p.outputs/'logs'/p.env.label/f'{self.run.name}.csv', pd.DataFrame(self.history).to_csv(index=False))
     self.tracker.log(row, step)
 
@@ -195,7 +200,7 @@ def keep(self: Keeper, loop: Loop):
         self.best = row['val_reward']
         self.save(loop, 'best', row)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #2a82940d
+# %% ../../nbs/lib/training/62_loop.ipynb #a1557d0f
 @patch
 def on_train_start(self: Keeper, trainer, loop: Loop):
     self.started = self.saved = time.time()
@@ -206,7 +211,7 @@ def on_train_start(self: Keeper, trainer, loop: Loop):
         self.history, self.best = resume['history'], resume['best']
         self.recent.extend(resume['recent'])
         self.run.say(f"Resumed at step {loop.steps}")
-    else: self.keep(loop)
+    else: self.keep(loop)  # the untrained agent is a checkpoint too
     self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1)
 
 @patch
@@ -231,13 +236,14 @@ def on_exception(self: Keeper, *_): self.on_train_end()
 def say_progress(self: Keeper, loop: Loop):
     "A line for people who tail the log, and a point for the tracker."
     loop.check()
-    n, most, figures = loop.steps, self.training.max_steps, {name: float(value) for name, value in loop.figures.items()}
-    reward = self.train_reward
+    n, most, reward = loop.steps, self.training.max_steps, self.train_reward
+    figures = {name: float(value) for name, value in loop.figures.items()}
     if reward is not None:
         self.bar.set_postfix(train_reward=f'{reward:.1f}', refresh=False)
         self.run.say(f"[Training Step {n}/{most}] ({n/most:.1%}) - Episode Reward: {reward:.4f}, "
                      f"Length: {self.params.env.episode_length}", quiet=True)
-    self.tracker.log(figures | (dict(train_reward=reward) if reward is not None else {}), n)
+        figures['train_reward'] = reward
+    self.tracker.log(figures, n)
 
 # %% ../../nbs/lib/training/62_loop.ipynb #361c0183
 def fit(params: Params, agent: Agent, source: Source, run: Run):

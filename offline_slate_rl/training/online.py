@@ -5,30 +5,32 @@
 # %% auto #0
 __all__ = ['Replay', 'SimulatorSource', 'Trained', 'train']
 
-# %% ../../nbs/lib/training/63_online.ipynb #0cb5d5e8
+# %% ../../nbs/lib/training/63_online.ipynb #8775f0c4
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..agents.agent import Agent
 from ..core.errors import SlateRLError
 from ..core.params import Params
-from ..core.store import (Artifact, append_rows, load_artifact, load_tensors, manifest_path, matching, one_thread,
-                                         pick_device, stage_log)
+from ..core.store import (Artifact, append_rows, load_artifact, load_tensors, manifest_path, matching,
+                                         one_thread, pick_device, stage_log)
 from ..play.episodes import Episodes, rollout
 from ..play.measures import evaluate
 from ..rankers.ranker import find_ranker
-from .checkpoints import (checkpoints, load_policy, new_agent, run_folder, run_name, run_recipe, target_name,
-                                                   train_command)
+from .checkpoints import (checkpoints, load_policy, new_agent, run_folder, run_name,
+                                                   run_recipe, target_name, train_command)
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 
-# %% ../../nbs/lib/training/63_online.ipynb #784f6d13
+# %% ../../nbs/lib/training/63_online.ipynb #a528b56e
 class Replay:
     "The last `capacity` episodes."
     def __init__(self, keeps: tuple[str, ...], capacity: int, device='cpu'):
         self.keeps, self.capacity, self.device = keeps, capacity, torch.device(device)
-        self.arrays, self.stored = {}, 0  # episodes stored ever
+        self.arrays = {}
+        self.stored = 0  # episodes that were ever added
 
     def __len__(self) -> int: return min(self.stored, self.capacity)
 
@@ -43,10 +45,13 @@ class Replay:
         for name in self.keeps:
             value = getattr(episodes, name)
             if value is None: raise SlateRLError(f"The agent learns from {name}, and its policy's episodes have none.")
-            if name not in self.arrays:
-                self.arrays[name] = torch.zeros(self.capacity, *value.shape[1:], dtype=value.dtype, device=self.device)
+            if name not in self.arrays: self.arrays[name] = self._room_for(value)
             self.arrays[name][rows] = value.to(self.device)
         self.stored += len(episodes)
+
+    def _room_for(self, value: Tensor) -> Tensor:
+        "Memory for `capacity` rows like those of `value`."
+        return torch.zeros(self.capacity, *value.shape[1:], dtype=value.dtype, device=self.device)
 
     def sample(self, n: int, generator: torch.Generator) -> Episodes:
         "`n` episodes without replacement, or all where there are fewer."
@@ -60,10 +65,10 @@ class Replay:
     def restore(self, state: dict):
         self.stored = state['stored']
         for name, value in state['held'].items():
-            self.arrays[name] = torch.zeros(self.capacity, *value.shape[1:], dtype=value.dtype, device=self.device)
+            self.arrays[name] = self._room_for(value)
             self.arrays[name][:len(self)] = value
 
-# %% ../../nbs/lib/training/63_online.ipynb #3c95ba2d
+# %% ../../nbs/lib/training/63_online.ipynb #d97ca5c4
 class SimulatorSource:
     "Episodes that the agent plays itself."
     def __init__(self, params: Params, agent: Agent):
@@ -74,6 +79,7 @@ class SimulatorSource:
         self.returns = []
 
     def advance(self, agent: Agent, steps: int):
+        "Before step `steps`: play the next `num_envs` episodes, if those before have all been stepped through."
         p = self.params.agent
         if steps % p.num_envs: return
         policy = agent.random_policy() if steps < p.random_steps else agent.policy(explore=steps)
@@ -88,7 +94,7 @@ class SimulatorSource:
         self.replay.restore(state['replay'])
         self.returns = state['returns']
 
-# %% ../../nbs/lib/training/63_online.ipynb #7ba3c49f
+# %% ../../nbs/lib/training/63_online.ipynb #06438efc
 @dataclass
 class Trained:
     "A finished training."
@@ -102,8 +108,8 @@ def train(params: Params, force: bool = False) -> Trained:
     "Train, or go on, up to `max_steps`; then test the step checkpoint and the best."
     training = params.training
     if training.target_step > training.max_steps:
-        raise SlateRLError(f"training.target_step is {training.target_step}, beyond training.max_steps {training.max_steps}: "
-                           "the checkpoint would never be reached.")
+        raise SlateRLError(f"training.target_step is {training.target_step}, beyond training.max_steps "
+                           f"{training.max_steps}: the checkpoint would never be reached.")
     recipe = run_recipe(params)
     with stage_log(params.outputs, params.env.label, '20_train', train_command(params)) as say:
         if force:
@@ -124,17 +130,19 @@ def _fit(params: Params, recipe: dict, resume: dict|None, say):
     agent = new_agent(params, ranker).to(pick_device(params.training.device))
     if ranker is not None:
         centre, scale = agent.ranker.centre, agent.ranker.scale
-        say(f"Action bounds: centre {centre.min():.3f} to {centre.max():.3f}, scale {scale.min():.3f} to {scale.max():.3f}")
+        say(f"Action bounds: centre {centre.min():.3f} to {centre.max():.3f}, "
+            f"scale {scale.min():.3f} to {scale.max():.3f}")
     run = Run(recipe, run_folder(params), run_name(params), train_command(params), resume, say)
     fit(params, agent, SimulatorSource(params, agent), run)
 
-# %% ../../nbs/lib/training/63_online.ipynb #0d822664
+# %% ../../nbs/lib/training/63_online.ipynb #a936e78f
 def _finished(params: Params, recipe: dict, say) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints(params, recipe), target_name(params)
     if params.training.save_every_n_steps and target not in found:
-        raise SlateRLError(f"This run has gone on to step {found['last'].provenance['steps']} without keeping {target}, and a later "
-                           f"state cannot go back. Train again with force (`-p force True`), or use one that is there: {', '.join(found)}.")
+        steps = found['last'].provenance['steps']
+        raise SlateRLError(f"This run has gone on to step {steps} without keeping {target}, and a later state cannot go "
+                           f"back. Train again with force (`-p force True`), or use one that is there: {', '.join(found)}.")
     history = load_tensors(found['last'].path)['resume']['history']
     test = {name: _tested(params, found[name], say) for name in (target, 'best') if name in found}
     return Trained(params, found, history, test)
@@ -145,8 +153,10 @@ def _tested(params: Params, checkpoint: Artifact, say) -> dict:
     policy = load_policy(checkpoint)
     _, m = evaluate(policy, params.env, params.training.test_episodes, 'test')
     name, step = checkpoint.recipe['checkpoint'], checkpoint.provenance['steps']
-    say(f"TEST {name} (step {step}): Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} ({m['episodes']} test users)")
+    say(f"TEST {name} (step {step}): Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} "
+        f"({m['episodes']} test users)")
+    row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
+               sha256=checkpoint.sha256, privileged=policy.privileged)
     figures = {key: value for key, value in m.items() if not isinstance(value, list)}
-    append_rows(params.outputs, 'test', [dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name,
-                                              step=step, sha256=checkpoint.sha256, privileged=policy.privileged, **figures)])
+    append_rows(params.outputs, 'test', [row | figures])
     return m
