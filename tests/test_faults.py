@@ -143,7 +143,7 @@ def test_an_item_table_of_another_shape(copy, tmp_path):
     (['status', 'focussed_mix'], "Did you mean 'focused_mix'?")])
 def test_the_command_line_ends_in_a_sentence_too(copy, capsys, words, says):
     before = files(copy)
-    assert cli.main([*words, '--scale', 'tiny']) == 1
+    assert cli.main(words) == 1
     said = capsys.readouterr()
     assert says in said.out + said.err and files(copy) == before
 

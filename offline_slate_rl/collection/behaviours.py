@@ -6,7 +6,7 @@
 __all__ = ['OWN', 'LOGGING_EPSILON', 'quality_step', 'quality_checkpoint', 'playing', 'Behaviour', 'Described', 'ranker_space',
            'encoder_space', 'described', 'find_behaviour', 'artifact_of', 'recorded_behaviour']
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #492bc45e
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #b4f3401e
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,28 +16,33 @@ from ..core.params import BEHAVIOURS, QUALITIES, EnvParams, Params
 from ..core.store import Artifact, artifacts, load_artifact
 from ..play.episodes import Policy
 from ..play.policies import EpsilonGreedyOracle, RandomSlates, ShortTermOracle, SpreadingOracle
-from ..rankers.ranker import RandomLatents, Ranker, load_ranker, ranker_inputs, ranker_source, weights_sha256
+from ..rankers.ranker import (RandomLatents, Ranker, load_ranker, ranker_inputs, ranker_source,
+                                             weights_sha256)
 from ..training.checkpoints import find_checkpoint, load_agent, run_folder, target_name
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #0b21cd24
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #0df7706b
 OWN = dict(random='random', medium='agent', expert='agent', oracle='short-term-oracle')  # behaviour of each quality
 
 def quality_step(params: Params, quality: str) -> str:
     "The target step for medium, the end of the budget for expert."
     return target_name(params) if quality == 'medium' else f'step{params.training.max_steps}'
 
-def quality_checkpoint(params: Params, quality: str, model_checkpoint: str = '') -> Artifact:
-    "The checkpoint that a quality is collected with: its own, or the one named, by name ('best', 'step40000') or by path."
+def quality_checkpoint(params: Params, quality: str,
+                       model_checkpoint: str = '',  # another than its own: a name ('best', 'step40000') or a path
+                      ) -> Artifact:
+    "The checkpoint that a quality is collected with."
     if quality not in QUALITIES: raise SlateRLError(f"Unknown quality '{quality}'. {nearest(quality, QUALITIES)}")
-    if OWN[quality] != 'agent': raise SlateRLError(f"The {quality} quality has no checkpoint. Inspect medium or expert.")
-    if not model_checkpoint.endswith('.ckpt'): return find_checkpoint(params, model_checkpoint or quality_step(params, quality))
+    if OWN[quality] != 'agent':
+        raise SlateRLError(f"The {quality} quality has no checkpoint. Inspect medium or expert.")
+    if not model_checkpoint.endswith('.ckpt'):
+        return find_checkpoint(params, model_checkpoint or quality_step(params, quality))
     artifact = load_artifact(Path(model_checkpoint).expanduser(), 'checkpoint')
     if artifact.recipe['env'] != params.env.recipe():
         raise SlateRLError(f"{model_checkpoint} was trained in another environment, {artifact.recipe['env']['name']}; "
                            f"{params.env.label} is asked.")
     return artifact
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #3b385eb4
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #53c6fb0f
 LOGGING_EPSILON = 0.5  # of the epsilon-greedy oracle, as in the published logs
 
 def playing(deterministic: bool, epsilon: float = 0., noise: float = 0.) -> str:
@@ -48,14 +53,14 @@ def playing(deterministic: bool, epsilon: float = 0., noise: float = 0.) -> str:
 @dataclass(frozen=True)
 class Behaviour:
     "Who plays, and how."
-    name: str                        # one of BEHAVIOURS
+    name: str                         # one of BEHAVIOURS
     env: EnvParams
-    checkpoint: Artifact|None = None # of `agent`
-    ranker: dict|None = None         # of `random`: the ranker's spec; None for slates
-    source: Artifact|None = None     # of `random`: what the ranker is loaded from
-    deterministic: bool = False      # the policy's mode rather than samples
-    epsilon: float = 0.              # share of turns with a uniform latent instead
-    noise: float = 0.                # Gaussian noise on the latent, in half-widths of its range
+    checkpoint: Artifact|None = None  # of `agent`
+    ranker: dict|None = None          # of `random`: the ranker's spec; None for slates
+    source: Artifact|None = None      # of `random`: what the ranker is loaded from
+    deterministic: bool = False       # the policy's mode rather than samples
+    epsilon: float = 0.               # share of turns with a uniform latent instead
+    noise: float = 0.                 # Gaussian noise on the latent, in half-widths of its range
 
     @property
     def how(self) -> str:
@@ -65,7 +70,8 @@ class Behaviour:
     def policy(self) -> Policy:
         "The policy, ready to play: what worker processes call."
         if self.name == 'agent': return self._agent_policy()
-        if self.name == 'random' and self.ranker: return RandomLatents(load_ranker(self.env, self.ranker, self.source))
+        if self.name == 'random' and self.ranker:
+            return RandomLatents(load_ranker(self.env, self.ranker, self.source))
         if self.name == 'epsilon-greedy-oracle': return EpsilonGreedyOracle(self.env.num_items, LOGGING_EPSILON)
         if self.name == 'short-term-oracle': return ShortTermOracle()
         if self.name == 'spreading-oracle': return SpreadingOracle()
@@ -77,7 +83,7 @@ class Behaviour:
         if self.epsilon or self.noise: policy.epsilon, policy.noise = self.epsilon, self.noise
         return policy
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #fe5ca50d
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #d255fe97
 @dataclass(frozen=True)
 class Described:
     "A behaviour as datasets record it."
@@ -98,45 +104,52 @@ def encoder_space(encoder, checkpoint: Artifact) -> dict|None:
 
 def described(behaviour: Behaviour) -> Described:
     "What a dataset of this behaviour records."
-    policy, name = behaviour.policy(), behaviour.name
-    if name == 'agent':
-        checkpoint, agent = behaviour.checkpoint, policy.agent
-        recipe, inputs = checkpoint.recipe, checkpoint.recipe['inputs']
-        steps = checkpoint.provenance['steps']
-        who = dict(name=name, agent=recipe['agent_name'], agent_seed=recipe['seed'], checkpoint=recipe['checkpoint'], steps=steps)
-        spaces = dict(encoder=encoder_space(agent.encoder, checkpoint), ranker=ranker_space(agent.ranker, inputs))
-        inputs = dict(checkpoint=checkpoint.sha256, **inputs)
-        return Described(who, spaces, inputs, policy.privileged, f"{recipe['agent_name']} after {steps} steps")
-    inputs = ranker_inputs(behaviour.source)
+    if behaviour.name == 'agent': return _described_agent(behaviour)
+    policy, inputs = behaviour.policy(), ranker_inputs(behaviour.source)
     ranker = getattr(policy, 'ranker', None)
+    who = dict(name=behaviour.name)
+    if behaviour.ranker: who['ranker'] = behaviour.ranker
+    if behaviour.name == 'epsilon-greedy-oracle': who['slot_epsilon'] = LOGGING_EPSILON
+    spaces = dict(encoder=None, ranker=ranker_space(ranker, inputs))
     words = f'uniformly random latents, decoded by {ranker.name}' if ranker is not None else policy.name
-    who = dict(name=name) | (dict(ranker=behaviour.ranker) if behaviour.ranker else {})
-    if name == 'epsilon-greedy-oracle': who['slot_epsilon'] = LOGGING_EPSILON
-    return Described(who, dict(encoder=None, ranker=ranker_space(ranker, inputs)), inputs, policy.privileged, words)
+    return Described(who, spaces, inputs, policy.privileged, words)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #934c2531
+def _described_agent(behaviour: Behaviour) -> Described:
+    policy, checkpoint = behaviour.policy(), behaviour.checkpoint
+    recipe, steps = checkpoint.recipe, checkpoint.provenance['steps']
+    who = dict(name='agent', agent=recipe['agent_name'], agent_seed=recipe['seed'], checkpoint=recipe['checkpoint'],
+               steps=steps)
+    spaces = dict(encoder=encoder_space(policy.agent.encoder, checkpoint),
+                  ranker=ranker_space(policy.agent.ranker, recipe['inputs']))
+    inputs = dict(checkpoint=checkpoint.sha256, **recipe['inputs'])
+    return Described(who, spaces, inputs, policy.privileged, f"{recipe['agent_name']} after {steps} steps")
+
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #f49cf106
 def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoint: str = '') -> Behaviour:
-    "The behaviour of a quality, or the one named, as the section `collection` wants it played; an error where it makes no sense."
+    "A quality's own behaviour, or the one named; played as the section `collection` says, or refused."
     if quality not in QUALITIES: raise SlateRLError(f"Unknown quality '{quality}'. {nearest(quality, QUALITIES)}")
     name, how = name or OWN[quality], params.collection
     if name not in BEHAVIOURS: raise SlateRLError(f"Unknown behaviour '{name}'. {nearest(name, BEHAVIOURS)}")
     if name == 'agent':
         checkpoint = quality_checkpoint(params, quality, model_checkpoint)
-        behaviour = Behaviour(name, params.env, checkpoint, deterministic=how.deterministic, epsilon=how.epsilon, noise=how.noise)
+        behaviour = Behaviour(name, params.env, checkpoint,
+                              deterministic=how.deterministic, epsilon=how.epsilon, noise=how.noise)
         if (how.epsilon or how.noise) and not isinstance(behaviour.policy(), LatentPolicy):
-            raise SlateRLError(f"collection.epsilon and collection.noise explore among latents, and {params.agent_name} has none.")
+            raise SlateRLError("collection.epsilon and collection.noise explore among latents, "
+                               f"and {params.agent_name} has none.")
         return behaviour
     if model_checkpoint:
-        raise SlateRLError(f"model_checkpoint names {model_checkpoint}, and the behaviour {name} has no checkpoint. Give one of the two.")
+        raise SlateRLError(f"model_checkpoint names {model_checkpoint}, and the behaviour {name} has no checkpoint. "
+                           "Give one of the two.")
     if how.epsilon or how.noise or how.deterministic:
         raise SlateRLError("collection.epsilon, collection.noise and collection.deterministic say how an agent plays, "
                            f"and the behaviour {name} is no agent. Leave them out.")
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #f579ffcf
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #dc0a7cab
 def artifact_of(sha256: str, kind: str, params: Params) -> Artifact:
-    "The whole artifact with these bytes, among this scale's outputs; an error that says which one is missing or damaged."
+    "The artifact with these bytes, among this scale's outputs; an error where it is missing or damaged."
     for folder in (params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)):
         for artifact in artifacts(folder, kind):
             if artifact.sha256 == sha256: return load_artifact(artifact.path, kind)
@@ -152,5 +165,6 @@ def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
             return Behaviour(name, params.env, artifact_of(inputs['checkpoint'], 'checkpoint', params), **how)
         kinds = [kind for kind in ('gems', 'mf') if kind in inputs]
         source = artifact_of(inputs[kinds[0]], kinds[0], params) if kinds else None
-    except DamagedError as error: raise MissingError(f"what made it is damaged, so it can prove nothing: {error}") from None
+    except DamagedError as error:
+        raise MissingError(f"what made it is damaged, so it can prove nothing: {error}") from None
     return Behaviour(name, params.env, ranker=who.get('ranker'), source=source)

@@ -8,7 +8,7 @@ __all__ = ['DESCRIBED', 'ASKED', 'FOLLOWS', 'OF_SOURCES', 'ABOVE', 'check_descri
            'dataset_measures', 'check_above', 'params_of', 'verify', 'require', 'asked_dataset', 'record_path',
            'keep_record', 'verification', 'outcome']
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #2e1d7fd1
+# %% ../../nbs/lib/collection/76_verification.ipynb #e9dcf693
 import json, math
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ from torch import nn
 
 from .behaviours import OWN, Behaviour, artifact_of, described, recorded_behaviour
 from .mixtures import replayed
-from .repair import damage, file_recipe
+from .repair import UNREADABLE, damage, file_recipe
 from ..core.errors import DamagedError, MissingError, SlateRLError
 from ..core.params import EnvParams, Params
 from ..core.store import FORMAT, Artifact, differences, load_artifact, one_thread, write_text
@@ -186,7 +186,7 @@ def check_above(quality: str, measures: dict) -> Check:
     of_chance = 'unknown' if p is None else f'{p:.2g}'
     return Check(ABOVE, above, '' if above else f'{ours:.1f} beside {other:.1f}, p = {of_chance}')
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #a878466c
+# %% ../../nbs/lib/collection/76_verification.ipynb #582e1b07
 def params_of(artifact: Artifact) -> Params:
     "The parameters of the run that a dataset belongs to, or the dataset that a file was derived from."
     if artifact.kind == 'dataset': return run_params(artifact)
@@ -207,7 +207,7 @@ def verify(path: Path, params: Params|None = None,  # None: those of the run tha
         return verify_derived(path, find, sample), {}
     if artifact.kind != 'dataset': raise SlateRLError(f"{path} is a {artifact.kind}; a dataset was expected.")
     try: return _verify(Dataset(artifact), params or run_params(artifact), sample)
-    except OSError as error:  # whoever signed it signed no HDF5 file, or a part of one
+    except UNREADABLE as error:  # whoever signed it signed no HDF5 file, or a damaged one
         return [Check(WHOLE, True), Check('readable', False, f'{path.name} is no whole HDF5 file: {error}')], {}
 
 def _verify(dataset: Dataset, params: Params, sample: int) -> tuple[list[Check], dict]:
@@ -231,7 +231,7 @@ def _first_checks(dataset: Dataset, env: EnvParams) -> list[Check]:
         version = recipe['format']
         yield 'format', '' if version == FORMAT else f'it has format {version}; {FORMAT} was expected. Collect it again'
         yield "environment is the registry's", '; '.join(differences(recipe['env'], env.recipe())[:4])
-        dataset.keys()  # an OSError where it is no HDF5 file
+        dataset.keys()  # raises where it is no HDF5 file
         same = file_recipe(dataset.path) == {key: value for key, value in recipe.items() if key != 'format'}
         yield 'manifest and file agree', '' if same else 'the recipe inside the file is another'
         yield 'schema', '; '.join(schema_faults(dataset, env))

@@ -125,15 +125,16 @@ def history_table(history: list[dict]) -> pd.DataFrame:
     columns = ['updates', 'env_steps', 'train_reward', 'val_reward', 'val_ci95', 'distinct_slates']
     return pd.DataFrame(history).set_index('step')[columns].astype({'train_reward': float}).round(2)
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #2b900033
+# %% ../../nbs/lib/pipeline/93_report.ipynb #3e631ac3
 def returns_table(trained: Trained) -> pd.DataFrame:
     "Step checkpoint and best on the test users."
     rows = []
     for name, measures in trained.test.items():
-        rows.append({'checkpoint': name, 'step': trained.checkpoints[name].provenance['steps'],
+        checkpoint = trained.checkpoints[name]
+        rows.append({'checkpoint': name, 'step': checkpoint.provenance['steps'],
                      'return': measures['return_mean'], '95% interval': measures['return_ci95'],
                      'episodes': measures['episodes'], 'topics per slate': measures['topics_per_slate'],
-                     'distinct slates': measures['distinct_slates']})
+                     'distinct slates': measures['distinct_slates'], 'privileged': checkpoint.recipe['privileged']})
     return pd.DataFrame(rows).set_index('checkpoint').round(2)
 
 def checkpoint_table(trained: Trained) -> pd.DataFrame:

@@ -6,7 +6,7 @@
 __all__ = ['RESULTS', 'CURVE', 'REPORTS', 'replace_rows', 'control_rows', 'baselines', 'return_rows', 'run_label', 'curve_rows',
            'keep_reports', 'keep_run', 'reaction_of_runs', 'plot_curves']
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #0c46d62b
+# %% ../../nbs/lib/pipeline/94_results.ipynb #f74ef3c7
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
@@ -20,8 +20,8 @@ from .engine import notebooks_dir, report_path
 from ..play.controls import worth_of_reacting, yoked
 from ..play.episodes import Episodes, Policy
 from ..play.measures import evaluate
-from ..play.policies import FixedSlate, RandomSlates
-from ..play.worlds import committed_slate
+from ..play.policies import RandomSlates
+from ..play.worlds import SearchedSlate, committed_slate
 from ..training.checkpoints import find_checkpoint, load_agent, target_name, train_command
 from ..training.online import train
 
@@ -36,10 +36,11 @@ def replace_rows(path: Path, rows: pd.DataFrame, key: str):
     table = pd.concat([kept, rows]) if len(kept) else rows
     table.to_csv(path, index=False, float_format='%.6g')
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #950f54ed
-def _row(policy: str, measures: dict, **more) -> dict:
+# %% ../../nbs/lib/pipeline/94_results.ipynb #a1abe9a5
+def _row(policy: str, measures: dict, privileged: bool, **more) -> dict:
     return {'policy': policy, 'return': measures['return_mean'], 'ci95': measures['return_ci95'],
-            'episodes': measures['episodes'], 'distinct_slates': measures['distinct_slates'], **more}
+            'episodes': measures['episodes'], 'distinct_slates': measures['distinct_slates'],
+            'privileged': privileged, **more}
 
 def control_rows(agent: Agent, name: str,  # of its checkpoint
                  episodes: Episodes,       # that it played, from the first test user on
@@ -51,16 +52,16 @@ def control_rows(agent: Agent, name: str,  # of its checkpoint
     rows = []
     for control, (played, measures) in controls.items():
         gain, half = worth_of_reacting(episodes, played)
-        rows.append(_row(f'{name}, {control}', measures, gain=gain, gain_ci95=half))
+        rows.append(_row(f'{name}, {control}', measures, agent.privileged, gain=gain, gain_ci95=half))
     return rows
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #005b7724
+# %% ../../nbs/lib/pipeline/94_results.ipynb #5b4f3052
 CURVE = ['step', 'updates', 'val_reward', 'val_ci95', 'train_reward', 'distinct_slates', 'latent_spread', 'saturated',
          'alpha', 'q']
 
 def baselines(params: Params, fixed: list[int]|None = None) -> dict[str, Policy]:
     "What a run is read against: random slates, and the best constant slate where one is known."
-    best = FixedSlate(fixed) if fixed else committed_slate(params.env.label)
+    best = SearchedSlate(fixed) if fixed else committed_slate(params.env.label)
     random = RandomSlates(params.env.num_items)
     return {'random slates': random} | ({'best fixed slate': best} if best else {})
 
@@ -69,9 +70,12 @@ def return_rows(params: Params, fixed: list[int]|None = None) -> pd.DataFrame:
     trained, env, users, target = train(params), params.env, params.training.test_episodes, target_name(params)
     agent = load_agent(find_checkpoint(params, target))
     episodes, _ = evaluate(agent.policy(), env, users)
-    rows = [_row(name, evaluate(policy, env, users)[1]) for name, policy in baselines(params, fixed).items()]
+    rows = []
+    for name, policy in baselines(params, fixed).items():
+        rows.append(_row(name, evaluate(policy, env, users)[1], policy.privileged))
     for name, measures in trained.test.items():
-        rows.append(_row(name, measures, step=trained.checkpoints[name].provenance['steps']))
+        steps = trained.checkpoints[name].provenance['steps']
+        rows.append(_row(name, measures, agent.privileged, step=steps))
         if name == target: rows[-1] |= _about(params, agent, episodes, trained.checkpoints['last'].provenance)
     run = dict(run=run_label(params), env=env.label, agent=params.agent_name, seed=params.seed, scale=params.scale)
     return pd.DataFrame([run | row for row in rows + control_rows(agent, target, episodes)])

@@ -141,7 +141,7 @@ def reports(scale: str = '', env: str = '') -> list[Path]:
     "Reports of executed notebooks."
     return sorted((outputs_dir(scale)/'reports'/env).rglob('*.html'))
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #5f7ce9aa
+# %% ../../nbs/lib/pipeline/95_status.ipynb #3e3af73b
 REACTING = 'worth of reacting'
 
 def demo_table(params: Params) -> pd.DataFrame:
@@ -151,17 +151,17 @@ def demo_table(params: Params) -> pd.DataFrame:
     last = seen[seen.measured == seen.measured.max()].set_index('policy')
     rows = {}
     for policy in 'random slates', 'short-term oracle', target, 'best':
-        if policy in last.index: rows[policy] = _returned(last.loc[policy])
+        if policy in last.index: rows[policy] = _returned(last.loc[policy], last.privileged[policy])
     if (yoked := f'{target}, yoked') in last.index:
         rows[target][REACTING] = '{gain:+.1f} +- {gain_ci95:.1f}'.format(**last.loc[yoked])
     for artifact in demo_datasets(params).values():
         measures = verification(artifact).get('measures')
-        if measures: rows[f'dataset {artifact.path.name}'] = _returned(measures)
+        if measures: rows[f'dataset {artifact.path.name}'] = _returned(measures, artifact.recipe['privileged'])
     return pd.DataFrame(rows).T.astype({'episodes': int})
 
-def _returned(measures) -> dict:
-    return {'return': measures['return_mean'], '+-': measures['return_ci95'],
-            'episodes': measures['episodes'], REACTING: ''}
+def _returned(measures, privileged: bool) -> dict:
+    return {'return': measures['return_mean'], '+-': measures['return_ci95'], 'episodes': measures['episodes'],
+            REACTING: '', 'privileged': 'yes' if privileged else ''}
 
 def demo_datasets(params: Params) -> dict[str, Artifact]:
     "The datasets of a chain that was run, by quality."

@@ -20,7 +20,7 @@ from ..play.episodes import Episodes
 from .mf import find_mf
 from .ranker import Ranker, load_ranker
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #6aa7f7f4
+# %% ../../nbs/lib/rankers/42_gems.ipynb #47f1844e
 class GeMSRankerParams(RankerParams):
     "GeMS' own parameters are in the section `gems`: it is trained before the agent."
     name: Literal['GeMS']
@@ -43,8 +43,8 @@ class GeMS(Ranker):
         dim, hidden = params.item_embedding_dim, params.hidden_dims
         given = embeddings.clone() if embeddings is not None else None
         self.embedding = nn.Embedding(env.num_items, dim, _weight=given)
-        to_posterior = nn.Linear(hidden[-1], 2*params.latent_dim)
-        self.encoder = nn.Sequential(_mlp(env.slate_size*(dim + 1), *hidden), to_posterior)
+        body = _mlp(env.slate_size*(dim + 1), *hidden)
+        self.encoder = nn.Sequential(body, nn.Linear(hidden[-1], 2*params.latent_dim))
         self.decoder = _mlp(params.latent_dim, *reversed(hidden))
         self.slate_head = nn.Linear(hidden[0], env.slate_size*dim)
         self.click_head = nn.Linear(hidden[0], env.slate_size)

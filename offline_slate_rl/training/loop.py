@@ -78,7 +78,7 @@ class Loop(pl.LightningModule):
                 self.updates += 1
         self.steps += 1
 
-# %% ../../nbs/lib/training/62_loop.ipynb #97181f93
+# %% ../../nbs/lib/training/62_loop.ipynb #a75f71cf
 @patch
 def state(self: Loop) -> dict:
     "Counters, source, generators, optimisers; the agent's own state is saved beside it."
@@ -90,8 +90,9 @@ def state(self: Loop) -> dict:
 def restore(self: Loop, state: dict):
     "Go on from a saved `state`."
     if state['device'] != self.noise.device.type:
-        raise SlateRLError(f"This run was trained on {state['device']} so far, and its random numbers go on only there: "
-                           f"training.device={state['device']}, or train again with force.")
+        device = state['device']
+        raise SlateRLError(f"This run was trained on {device} so far, and its random numbers go on only there: "
+                           f"training.device={device}, or train again with force.")
     self.steps, self.updates = state['steps'], state['updates']
     self.source.restore(state['source'])
     self.draws.set_state(state['draws'])

@@ -135,14 +135,15 @@ def _fit(params: Params, recipe: dict, resume: dict|None, say):
     run = Run(recipe, run_folder(params), run_name(params), train_command(params), resume, say)
     fit(params, agent, SimulatorSource(params, agent), run)
 
-# %% ../../nbs/lib/training/63_online.ipynb #a936e78f
+# %% ../../nbs/lib/training/63_online.ipynb #6efae6cc
 def _finished(params: Params, recipe: dict, say) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints(params, recipe), target_name(params)
     if params.training.save_every_n_steps and target not in found:
         steps = found['last'].provenance['steps']
-        raise SlateRLError(f"This run has gone on to step {steps} without keeping {target}, and a later state cannot go "
-                           f"back. Train again with force (`-p force True`), or use one that is there: {', '.join(found)}.")
+        raise SlateRLError(f"This run has gone on to step {steps} without keeping {target}, and a later state cannot "
+                           "go back. Train again with force (`-p force True`), "
+                           f"or use one that is there: {', '.join(found)}.")
     history = load_tensors(found['last'].path)['resume']['history']
     test = {name: _tested(params, found[name], say) for name in (target, 'best') if name in found}
     return Trained(params, found, history, test)
