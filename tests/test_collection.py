@@ -18,6 +18,8 @@ from offline_slate_rl.core.store import Artifact, artifacts, load_artifact, read
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.pipeline import cli
+from offline_slate_rl.pipeline.report import returns_table
+from offline_slate_rl.pipeline.status import demo_table
 from offline_slate_rl.play.measures import evaluate
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.training.checkpoints import checkpoints, load_policy, run_folder
@@ -99,22 +101,25 @@ def test_of_several_seeds_the_one_that_is_asked_is_verified(copy, seeds):
 
 # What was made with what only the simulator knows
 
-def test_a_privileged_agent_is_marked_wherever_it_appears(elsewhere, capsys):
+def test_a_privileged_agent_is_marked_wherever_it_appears(elsewhere):
     params = tiny(agent='SAC+topK-ideal')
-    train(params)
+    trained = train(params)
     approve(params, note=NOTE)
     artifact = collect_dataset(params, 'medium')
     verify_dataset(artifact.path, params)
-    assert all(saved.recipe['privileged'] for saved in checkpoints(params).values())
+    assert all(saved.recipe['privileged'] for saved in trained.checkpoints.values())
     assert artifact.recipe['privileged']
-    assert 'privileged' in (artifact.path.parent/'README.md').read_text()
-    tests, seen = read_rows(params.outputs, 'test'), read_rows(params.outputs, 'inspection')
-    assert len(tests) and tests.privileged.all()
-    assert seen.set_index('policy').privileged[['step40', 'step40, yoked', 'short-term oracle']].all()
-    assert not seen.set_index('policy').privileged['random slates']
-    assert cli.main(['status', '--scale', 'tiny', ENV, '--agent', 'SAC+topK-ideal']) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith('medium')]
-    assert 'privileged' in row
+    [row] = [line for line in (artifact.path.parent/'README.md').read_text().splitlines() if line.startswith(f'| {ENV} ')]
+    assert 'agent (privileged)' in row
+
+    for table in 'test', 'dataset':
+        rows = read_rows(params.outputs, table)
+        assert len(rows) and rows.privileged.all(), table
+    inspected = read_rows(params.outputs, 'inspection').set_index('policy').privileged
+    assert inspected[['step40', 'step40, yoked', 'best', 'short-term oracle']].all() and not inspected['random slates']
+    assert returns_table(trained).privileged.all()
+    shown = demo_table(params).privileged
+    assert shown[['step40', f'dataset {artifact.path.name}']].eq('yes').all() and shown['random slates'] == ''
 
 def test_an_honest_agent_is_not(here):
     assert not any(saved.recipe['privileged'] for saved in checkpoints(tiny()).values())
@@ -193,7 +198,7 @@ def test_medium_by_score_needs_its_own_approval_and_records_the_scores(copy, mon
     assert list(scores) == ['step0', 'step20', 'step40', 'step60'] and scores['step60'] == 50
 
 def test_the_verdict_warns_of_a_medium_that_is_none(here, monkeypatch):
-    monkeypatch.setattr(inspection, 'normalised_score', lambda value, env: value)
+    monkeypatch.setattr(inspection, 'normalised_score', lambda value, env: 100*value)
     monkeypatch.setattr(inspection, 'keep_rows', lambda *_: None)  # these outputs are for reading
     warnings = inspect_checkpoint(tiny()).warnings
     assert any('as it would collect' in warning and 'outside 20 to 80' in warning for warning in warnings), warnings

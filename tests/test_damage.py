@@ -43,7 +43,7 @@ def test_an_edited_dataset_is_nowhere_called_good(edited, capsys):
     assert cli.main(['show', str(edited)]) == 0 and 'is damaged' in capsys.readouterr().out
 
 @pytest.mark.parametrize('key, value, check', [
-    ('rewards', 3., 'reward is the number of clicks'),
+    ('rewards', 9., 'reward is the number of clicks'),
     ('timeouts', True, 'timeouts at the horizon only'),
     ('slates', 1000, 'item ids are in the catalogue'),
     ('log_probs', float('nan'), 'no NaN'),

@@ -92,11 +92,11 @@ def _approved(params: Params, quality: str, plays: Behaviour, model_checkpoint: 
         approve(params, quality, model_checkpoint=model_checkpoint, auto=True)
     return required_approval(params, quality, plays, model_checkpoint)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #4b900304
+# %% ../../nbs/lib/collection/73_collect.ipynb #7b502aaa
 def verify_command(params: Params, quality: str, dataset: Artifact) -> str:
     "The line that verifies a dataset."
     name = dataset.recipe['behaviour']['name']
-    which = f'-p quality {quality}' + (f' -p behaviour {name}' if name != OWN[quality] else '')
+    which = f'-p quality {quality}' + (f' -p behaviour {name}' if name != OWN.get(quality) else '')
     return f'papermill nbs/40_verify.ipynb {params.arguments()} {which} -p dataset {shlex.quote(str(dataset.path))}'
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #7f8209cf

@@ -79,7 +79,7 @@ def check_behaviour(dataset: Dataset, params: Params, simulator: TopicRec, sampl
             check_field(RAW_BELIEFS, blocks, 'beliefs'), check_leak(blocks[0].stored, encoder, params.env),
             outcome_unknown(actions)]
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #9e5676df
+# %% ../../nbs/lib/collection/76_verification.ipynb #c1a57f09
 FOLLOWS = 'hidden users follow from what was shown and clicked'
 
 def check_hidden(stored: list[Episodes], simulator: TopicRec) -> Check:
@@ -87,7 +87,8 @@ def check_hidden(stored: list[Episodes], simulator: TopicRec) -> Check:
     for part in stored:
         users = replay(simulator, part.users[:, 0], part.slates[:, 0], part.clicks[:, 0],
                        part.slates[:, 1:], part.clicks[:, 1:]).user
-        if (users - part.users[:, 1:]).abs().max() > 1e-4: return Check(FOLLOWS, False, 'another user')
+        same = (users - part.users[:, 1:]).abs().max() <= 1e-4
+        if not same: return Check(FOLLOWS, False, 'another user')
     return Check(FOLLOWS, True)
 
 # %% ../../nbs/lib/collection/76_verification.ipynb #321a5604

@@ -309,7 +309,7 @@ class View:
         self._simulator._bore(state)
         return state
 
-# %% ../../nbs/lib/world/12_simulator.ipynb #32df40e9
+# %% ../../nbs/lib/world/12_simulator.ipynb #ffa420ce
 @patch(as_prop=True)
 def user(self: View) -> Tensor:  # (n, dim)
     "The users, bored topics included."
@@ -324,6 +324,11 @@ def bored(self: View) -> Tensor:  # (n, num_topics) bool
 def recent_clicks(self: View) -> Tensor:  # (n, num_topics) int32
     "Clicks still in the topic queue, by topic; `env.boredom_threshold` of them bore."
     return self._simulator._recent_clicks(self._state)
+
+@patch(as_prop=True)
+def taken(self: View) -> Tensor|None:  # (n, num_items) bool; None where items can be clicked again
+    "Items clicked before, where an item can be clicked only once."
+    return self._state.taken
 
 @patch(as_prop=True)
 def scores(self: View) -> Tensor:  # (n, num_items)
@@ -361,11 +366,11 @@ def best_items(scores: Tensor, k: int) -> Tensor:  # (n, num_items) finite float
         candidates = torch.cat([candidates, rest.expand(n, -1)], 1)
     return candidates.gather(1, largest(scores.gather(1, candidates), k))
 
-# %% ../../nbs/lib/world/12_simulator.ipynb #eed09f9e
+# %% ../../nbs/lib/world/12_simulator.ipynb #c60feb32
 @patch
 def best(self: View, k: int) -> Tensor:  # (n, k) item ids
     "The `k` best items for each user in the turn to come, the best first."
-    items, taken = self._simulator.items, self._state.taken
+    items, taken = self._simulator.items, self.taken
     if k > len(items): raise SlateRLError(f"The {k} best items were asked for; the catalogue has {len(items)}.")
     users = self._simulator._effective_user(self._next_turn())
     block = 1 + 2**22//len(items)  # users at a time: scores of a large catalogue take much memory
