@@ -109,8 +109,8 @@ def test_a_privileged_agent_is_marked_wherever_it_appears(elsewhere):
     verify_dataset(artifact.path, params)
     assert all(saved.recipe['privileged'] for saved in trained.checkpoints.values())
     assert artifact.recipe['privileged']
-    [row] = [line for line in (artifact.path.parent/'README.md').read_text().splitlines() if line.startswith(f'| {ENV} ')]
-    assert 'agent (privileged)' in row
+    card = (artifact.path.parent/'README.md').read_text()
+    assert f'| {ENV} | agent (privileged) |' in card
 
     for table in 'test', 'dataset':
         rows = read_rows(params.outputs, table)

@@ -1,4 +1,4 @@
-"""What the author of an agent writes: an algorithm, a policy and a file of parameters; the whole chain then works for it."""
+"""What the author of an agent writes: an algorithm, a policy and parameters; the whole chain then works for it."""
 import os, sys
 
 import pytest
@@ -7,9 +7,10 @@ from offline_slate_rl.collection.approval import approve
 from offline_slate_rl.collection.behaviours import find_behaviour
 from offline_slate_rl.collection.collect import collect_dataset
 from offline_slate_rl.collection.inspection import inspect_checkpoint
+from offline_slate_rl.collection.verification import require, verify
 from offline_slate_rl.core import params as parameters
 from offline_slate_rl.core.errors import SlateRLError
-from offline_slate_rl.core.params import load_params
+from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.training.online import train
 
@@ -57,22 +58,29 @@ class BestItems(Policy):
         return Action(torch.where(explores, random, best))
 '''
 
-VALUES = dict(algorithm='Bandit', ranker=None, num_envs=10, updates_per_step=1, random_steps=0, capacity=10, batch_size=10, explore_steps=40)
+VALUES = dict(algorithm='Bandit', ranker=None, num_envs=10, updates_per_step=1, random_steps=0, capacity=10,
+              batch_size=10, explore_steps=40)
+
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     "Parameters of the own agent, its module found by name in every process."
     (tmp_path/'my_bandit.py').write_text(OWN_AGENT)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, [str(tmp_path), os.environ.get('PYTHONPATH')])))
+    search = [str(tmp_path), os.environ.get('PYTHONPATH')]
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, search)))
     monkeypatch.setenv('SLATE_RL_PLUGINS', 'my_bandit')
-    monkeypatch.setenv('SLATE_RL_OUTPUTS', str(tmp_path/'outputs'))
     files, read = parameters.agents(), parameters.params_file
     monkeypatch.setattr(parameters, 'agents', lambda: [*files, 'Bandit'])
-    monkeypatch.setattr(parameters, 'params_file', lambda name: dict(VALUES) if name == 'agents/Bandit.yaml' else read(name))
+    def params_file(name: str) -> dict: return dict(VALUES) if name == 'agents/Bandit.yaml' else read(name)
+    monkeypatch.setattr(parameters, 'params_file', params_file)
     yield load_params('focused_mix', 'Bandit', scale='tiny')
     parameters.AGENTS.classes.pop('Bandit')
     sys.modules.pop('my_bandit')
+
+def collecting(params: Params, **how) -> Params:
+    "As `collection_params` does, which reads the file of an agent anew."
+    return params.model_copy(update=dict(collection=params.collection.model_copy(update=how)))
 
 def test_it_takes_less_than_sixty_lines():
     assert len([line for line in OWN_AGENT.splitlines() if line.strip()]) < 60
@@ -84,7 +92,8 @@ def test_the_whole_chain_works_for_an_agent_of_ones_own(own):
     assert returns[60] > 1.2*returns[0], returns  # it has learnt something
     inspection = inspect_checkpoint(own)
     assert 'step40, yoked' in inspection.table.index
-    assert any('gains nothing by reacting' in warning for warning in inspection.warnings)  # everybody sees the same slate
+    # everybody sees the same slate
+    assert any('gains nothing by reacting' in warning for warning in inspection.warnings)
     approve(own, note='a test')
     random, medium = (collect_dataset(own, quality) for quality in ('random', 'medium'))
     assert random.recipe['policy'] == 'random slates' and medium.recipe['policy'] == 'Bandit after 40 steps'
@@ -92,23 +101,22 @@ def test_the_whole_chain_works_for_an_agent_of_ones_own(own):
     assert 'actions' not in Dataset(medium).keys() and Dataset(medium).returns.mean() > Dataset(random).returns.mean()
 
 def test_its_datasets_are_verified_by_asking_it(own):
-    from offline_slate_rl.collection.verification import require, verify
     train(own)
     approve(own, note='a test')
     dataset = collect_dataset(own, 'medium')
     checks, _ = verify(dataset.path, own)
     require([check for check in checks if not check.name.startswith('return is above')])
-    skipped = {check.name for check in checks if check.skipped}
-    assert 'the behaviour gives the stored actions' not in skipped and 'beliefs are those of the raw observations' in skipped
+    outcomes = {check.name: check.outcome for check in checks}
+    assert outcomes['the behaviour gives the stored actions'] == 'passed'
+    assert outcomes['beliefs are those of the raw observations'] == 'skipped'  # it has none
 
 def test_two_workers_build_it_too(own):
     train(own)
     approve(own, note='a test')
     one = collect_dataset(own, 'medium')
-    two = collect_dataset(own.model_copy(update=dict(collection=own.collection.model_copy(update=dict(workers=2)))), 'medium', force=True)
+    two = collect_dataset(collecting(own, workers=2), 'medium', force=True)
     assert one.sha256 == two.sha256
 
 def test_exploration_among_latents_is_refused_where_there_are_none(own):
     train(own)
-    noisy = own.model_copy(update=dict(collection=own.collection.model_copy(update=dict(epsilon=.1))))
-    with pytest.raises(SlateRLError, match='Bandit has none'): find_behaviour(noisy, 'medium')
+    with pytest.raises(SlateRLError, match='Bandit has none'): find_behaviour(collecting(own, epsilon=.1), 'medium')

@@ -6,6 +6,7 @@ from offline_slate_rl.collection import behaviours, collect
 from offline_slate_rl.collection.collect import collect_dataset
 from offline_slate_rl.core.params import RANKERS, Params, agents, registry, short_hash
 from offline_slate_rl.core.store import Artifact, flatten
+from offline_slate_rl.core.streams import torch_seeded
 from offline_slate_rl.data import logged
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.rankers import gems_training, mf
@@ -39,7 +40,8 @@ class Plan:
         asked = params.agent.ranker
         spec = RANKERS[asked.name].spec_of(params)
         sources = dict(GeMS=gems, mf=table, ideal=None)
-        return build_ranker(params.env, spec), sources[getattr(asked, 'embeddings', asked.name)]
+        with torch_seeded(0, 'plan'): ranker = build_ranker(params.env, spec)
+        return ranker, sources[getattr(asked, 'embeddings', asked.name)]
 
     def add(self, params: Params, model_checkpoint: str = ''):
         "Plan the logged trajectories, the ranker, the checkpoints and the datasets of some parameters."
@@ -49,8 +51,7 @@ class Plan:
             return self.artifact(path, 'checkpoint', {**run_recipe(params), 'checkpoint': name})
         stands_in = dict(find_checkpoint=find_checkpoint, load_artifact=lambda path, kind: path,
                          load_agent=lambda path: new_agent(params, ranker), load_ranker=lambda *_: ranker,
-                         ranker_source=lambda params: (ranker.spec(), source),
-                         weights_sha256=lambda module: 'untrained')
+                         ranker_source=lambda params: (ranker.spec(), source))
         self.monkeypatch.setattr(checkpoints, 'find_ranker', lambda params: (ranker, source))
         for name, function in stands_in.items(): self.monkeypatch.setattr(behaviours, name, function)
         for quality in 'medium', 'expert': collect_dataset(params, quality, model_checkpoint)

@@ -138,13 +138,14 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #dc0a7cab
-def artifact_of(sha256: str, kind: str, params: Params) -> Artifact:
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #0733a205
+def artifact_of(sha256: str, kind: str, params: Params, checkpoint: str = '') -> Artifact:
     "The artifact with these bytes, among this scale's outputs; an error where it is missing or damaged."
-    for folder in (params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)):
-        for artifact in artifacts(folder, kind):
-            if artifact.sha256 == sha256: return load_artifact(artifact.path, kind)
-    raise MissingError(f"the {kind} that made it (sha256 {sha256[:12]}) is not in {params.outputs}")
+    folders = params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)
+    found = [artifact for folder in folders for artifact in artifacts(folder, kind) if artifact.sha256 == sha256]
+    if not found: raise MissingError(f"the {kind} that made it (sha256 {sha256[:12]}) is not in {params.outputs}")
+    found.sort(key=lambda artifact: artifact.recipe.get('checkpoint') != checkpoint)  # `best` has the bytes of a step
+    return load_artifact(found[0].path, kind)
 
 def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
     "The behaviour that a dataset's recipe names, or an error that says what is missing."
@@ -153,7 +154,7 @@ def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
     try:
         if name == 'agent':
             how = {key: recipe[key] for key in ('deterministic', 'epsilon', 'noise')}
-            return Behaviour(name, params.env, artifact_of(inputs['checkpoint'], 'checkpoint', params), **how)
+            return Behaviour(name, params.env, artifact_of(inputs['checkpoint'], 'checkpoint', params, who['checkpoint']), **how)
         kinds = [kind for kind in ('gems', 'mf') if kind in inputs]
         source = artifact_of(inputs[kinds[0]], kinds[0], params) if kinds else None
     except DamagedError as error:

@@ -56,7 +56,7 @@ def dataset_recipe(params: Params, quality: str, behaviour: Behaviour, of: Descr
                 seed=collection.seed, users=f'dataset/{quality}', num_trajectories=collection.num_trajectories,
                 block_size=collection.block_size, privileged=of.privileged, inputs=of.inputs)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #4f628320
+# %% ../../nbs/lib/collection/73_collect.ipynb #fc35302e
 APPROVALS = 'required', 'auto'
 
 @one_thread()
@@ -81,8 +81,8 @@ def collect_dataset(params: Params, quality: str,
     recorded = provenance(command, params=params.model_dump(), workers=collection.workers, approval=approved)
     if scores is not None: recorded['scores'] = {step: round(score, 2) for step, score in scores.score.items()}
     make = partial(collect, path, params.env, plays.policy, collection.num_trajectories, collection.seed,
-                   recipe['users'], 'dataset', recipe, recorded, collection.block_size, collection.workers, plays.deterministic,
-                   oracle=True, attributes=dict(env=params.env.label, quality=quality))
+                   recipe['users'], 'dataset', recipe, recorded, collection.block_size, collection.workers,
+                   plays.deterministic, oracle=True, attributes=dict(env=params.env.label, quality=quality))
     with stage_log(params.outputs, params.env.label, f'30_collect_{quality}', command) as say:
         return made_or_reused(path, 'dataset', recipe, make, force, say, bool(output_path))
 

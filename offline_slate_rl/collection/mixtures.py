@@ -6,7 +6,7 @@
 __all__ = ['NAME_ONE', 'OF_SOURCE', 'GATHER', 'mixture_shares', 'mixture_counts', 'mixture_name', 'mixture_plan', 'Mixture',
            'check_sources', 'Latents', 'mixture_recipe', 'mixture_blocks', 'mixture_command', 'mix', 'replayed']
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #97638129
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #5b3d579b
 import json, shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +18,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 
+from .behaviours import OWN
 from ..core.errors import SlateRLError
 from ..core.params import EnvParams, Params, checked_seed, short_hash
 from ..core.store import Artifact, made_or_reused, one_thread, provenance, save_artifact, stage_log
@@ -239,7 +240,7 @@ def mixture_blocks(mixture: Mixture, latents: Latents, block_size: int) -> Itera
             if mixture.belief is not None: block.beliefs = mixture.belief(block.slates, block.clicks)
             yield block
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #6c94e7af
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #901879fb
 def _make(path: Path, mixture: Mixture, latents: Latents, users: np.ndarray, recipe: dict, recorded: dict,
           say) -> Artifact:
     "Write a mixture."
@@ -258,10 +259,13 @@ def _make(path: Path, mixture: Mixture, latents: Latents, users: np.ndarray, rec
             say(recorded['about'])
     return save_artifact(path, write, 'dataset', recipe, recorded)
 
-def mixture_command(params: Params, shares: dict[str, Fraction], num_trajectories: int, seed: int,
-                    belief: str|Path|Artifact = '', actions: str|Path|Artifact = '') -> str:
-    "The line that makes a mixture."
-    words = ['slate-rl', 'mix', params.env.name, *(f'{name}={share}' for name, share in shares.items())]
+def mixture_command(params: Params, datasets: dict[str, Dataset], shares: dict[str, Fraction], num_trajectories: int,
+                    seed: int, belief: str|Path|Artifact = '', actions: str|Path|Artifact = '') -> str:
+    "The line that makes a mixture; a source that another behaviour plays than its quality's own names that behaviour."
+    def source(name: str) -> str:
+        played_by = datasets[name].recipe['behaviour']['name']
+        return name if played_by == OWN.get(name) else f'{name}:{played_by}'
+    words = ['slate-rl', 'mix', params.env.name, *(f'{source(name)}={share}' for name, share in shares.items())]
     words += ['--num-trajectories', num_trajectories, '--mix-seed', seed]
     for option, given in ('--belief', belief), ('--actions', actions):
         if given: words += [option, given.path if isinstance(given, Artifact) else given]
@@ -269,7 +273,7 @@ def mixture_command(params: Params, shares: dict[str, Fraction], num_trajectorie
     words += ['--agent', params.agent_name, '--seed', params.seed, '--scale', params.scale]
     return shlex.join(str(word) for word in words)
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #491ec7e4
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #543345c4
 @one_thread()
 def mix(params: Params, datasets: dict[str, Dataset],
         shares: dict[str, float|str|Fraction],  # by the names of the datasets
@@ -292,7 +296,7 @@ def mix(params: Params, datasets: dict[str, Dataset],
     recipe = mixture_recipe(mixture, latents)
     path = dataset_folder(params.scale, mixture.name)
     path /= f"{params.env.label}_{mixture.name}_{num_trajectories}traj_{short_hash(recipe)}.h5"
-    command = mixture_command(params, shares, num_trajectories, seed, belief, actions)
+    command = mixture_command(params, datasets, shares, num_trajectories, seed, belief, actions)
     with stage_log(params.outputs, params.env.label, 'mix', command) as say:
         recorded = provenance(command, params=params.model_dump(), workers=1, approval=None)
         make = partial(_make, path, mixture, latents, users, recipe, recorded, say)

@@ -75,7 +75,7 @@ class EpsilonGreedyOracle(Policy):
         explores = torch.from_numpy(self.generator.random(shape) < self.epsilon).to(device)
         return Action(torch.where(explores, random, self.view.best(shape[1])))
 
-# %% ../../nbs/lib/play/21_policies.ipynb #ac57a16e
+# %% ../../nbs/lib/play/21_policies.ipynb #34b5031b
 class SpreadingOracle(Policy):
     "The user's best items now, but no topic so often that it bores or is penalised."
     name, needs_view = 'spreading oracle', True
@@ -84,7 +84,7 @@ class SpreadingOracle(Policy):
     def act(self, obs, deterministic=False):
         view, env = self.view, self.view.env
         scores, slate = view.scores.clone(), torch.empty_like(obs.slate)
-        if view.taken is not None: scores[view.taken] = -50.  # can be clicked no more; still before an item shown twice
+        if view.taken is not None: scores[view.taken] = -50.  # clicked before, and never again
         rows = torch.arange(len(slate), device=slate.device)
         room = self.QUOTA*env.boredom_threshold - view.recent_clicks  # (n, topics) clicks that each topic may still get
         most = env.slate_size if env.diversity_penalty == 1 else env.diversity_threshold - 1

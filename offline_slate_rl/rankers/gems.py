@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GeMSRankerParams', 'GeMS', 'kl_to_prior', 'gems_losses', 'set_bounds', 'gems_recipe', 'find_gems', 'load_gems']
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #44121cfb
+# %% ../../nbs/lib/rankers/42_gems.ipynb #4a5e9b61
 from typing import Literal
 
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.kernels import best_items_of, item_cross_entropy
+from ..core.kernels import argmax_items, item_cross_entropy
 from ..core.params import RANKERS, EnvParams, GeMSParams, Params, RankerParams
 from ..core.store import Artifact, find_artifact, load_tensors
 from ..data.logged import find_logged, pretrain_command
@@ -80,7 +80,7 @@ def gems_losses(gems: GeMS, slates: Tensor, clicks: Tensor,  # (n, slate_size) e
     total = items + gems.params.lambda_click*clicked + gems.params.lambda_KL*kl
     return dict(items=items, clicks=clicked, kl=kl, loss=total)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #53de7dba
+# %% ../../nbs/lib/rankers/42_gems.ipynb #298bdc01
 @patch
 def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_items)
     "Item logits of each slot."
@@ -90,7 +90,7 @@ def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_item
 @torch.no_grad()
 def decode(self: GeMS, latents: Tensor, generator: np.random.Generator|None = None) -> Tensor:
     "Item ids (..., slate_size)."
-    if not self.params.ranker_sample: return best_items_of(self.heads(latents)[0], self.embedding.weight)
+    if not self.params.ranker_sample: return argmax_items(self.heads(latents)[0], self.embedding.weight)
     logits = self.scores(latents)
     gumbel = torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)
     return (logits + gumbel).argmax(-1)

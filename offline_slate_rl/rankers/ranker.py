@@ -6,7 +6,7 @@
 __all__ = ['Ranker', 'build_ranker', 'load_ranker', 'ranker_source', 'find_ranker', 'ranker_inputs', 'weights_sha256',
            'TopKParams', 'TopK', 'uniform_log_density', 'RandomLatents']
 
-# %% ../../nbs/lib/rankers/41_ranker.ipynb #74dbf09b
+# %% ../../nbs/lib/rankers/41_ranker.ipynb #c5c011ad
 import hashlib, math
 from typing import Literal
 
@@ -14,12 +14,12 @@ import numpy as np, torch
 from torch import Tensor, nn
 
 from ..core.errors import SlateRLError
+from ..core.kernels import top_items
 from ..core.params import RANKERS, EnvParams, Params, RankerParams
 from ..core.store import Artifact, load_tensors
 from ..play.episodes import Action, Policy
 from .mf import find_mf
 from ..world.embeddings import item_table
-from ..world.simulator import best_items
 
 # %% ../../nbs/lib/rankers/41_ranker.ipynb #2f785cfa
 class Ranker(nn.Module):
@@ -117,7 +117,7 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/lib/rankers/41_ranker.ipynb #0fc6ff29
+# %% ../../nbs/lib/rankers/41_ranker.ipynb #4faae188
 class TopKParams(RankerParams):
     name: Literal['topk']
     embeddings: Literal['mf', 'ideal']
@@ -143,7 +143,7 @@ class TopK(Ranker):
     @torch.no_grad()
     def decode(self, latents: Tensor, generator=None) -> Tensor:
         scores = self.scores(latents).squeeze(-2)
-        return best_items(scores.flatten(0, -2), self.slate_size).view(*latents.shape[:-1], -1)
+        return top_items(scores.flatten(0, -2), self.slate_size).view(*latents.shape[:-1], -1)
 
     def spec(self) -> dict: return dict(name='topk', embeddings=self.embeddings, dim=self.action_dim)
 
