@@ -138,7 +138,7 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #0733a205
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #a7531bc9
 def artifact_of(sha256: str, kind: str, params: Params, checkpoint: str = '') -> Artifact:
     "The artifact with these bytes, among this scale's outputs; an error where it is missing or damaged."
     folders = params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)
@@ -154,7 +154,8 @@ def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
     try:
         if name == 'agent':
             how = {key: recipe[key] for key in ('deterministic', 'epsilon', 'noise')}
-            return Behaviour(name, params.env, artifact_of(inputs['checkpoint'], 'checkpoint', params, who['checkpoint']), **how)
+            checkpoint = artifact_of(inputs['checkpoint'], 'checkpoint', params, who['checkpoint'])
+            return Behaviour(name, params.env, checkpoint, **how)
         kinds = [kind for kind in ('gems', 'mf') if kind in inputs]
         source = artifact_of(inputs[kinds[0]], kinds[0], params) if kinds else None
     except DamagedError as error:
