@@ -14,12 +14,11 @@ from ..play.episodes import Episodes, Policy
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #7469624a
+# %% ../../nbs/lib/agents/51_agent.ipynb #dded1881
 class Agent(nn.Module):
     "What is trained. A subclass registers itself with `@AGENTS.register(name)`."
     Params = AgentParams
     keeps: tuple[str, ...] = ('slates', 'clicks')
-    needs_view = False  # whether its policy asks for what only the simulator knows
 
     def __init__(self, env: EnvParams, params: AgentParams, ranker: Ranker|None = None):
         super().__init__()
@@ -31,9 +30,9 @@ class Agent(nn.Module):
 
     @property
     def privileged(self) -> bool:
-        "Whether it needs a view, or any part of it was made with what only the simulator knows."
+        "Whether its policy needs a view, or any part of it was made with what only the simulator knows."
         parts = [module for module in self.modules() if module is not self]
-        return self.needs_view or any(getattr(part, 'privileged', False) for part in parts)
+        return self.policy().privileged or any(getattr(part, 'privileged', False) for part in parts)
 
     def policy(self, explore: int|None = None) -> Policy:
         "The policy as learnt so far; it plays with the agent's own weights, not with a copy."

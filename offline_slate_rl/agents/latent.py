@@ -75,7 +75,7 @@ class LatentAgent(Agent):
         constant.name = 'constant action'
         return {'constant action': constant}
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #277cd9b6
+# %% ../../nbs/lib/agents/52_latent.ipynb #0a3542be
 class LatentPolicy(Policy):
     "A `LatentAgent` that plays, possibly with more exploration than it has."
     def __init__(self, agent: LatentAgent, name: str = 'agent',
@@ -87,7 +87,9 @@ class LatentPolicy(Policy):
     @property
     def device(self) -> torch.device: return self.agent.device
     @property
-    def privileged(self) -> bool: return self.agent.privileged
+    def ranker(self) -> Ranker: return self.agent.ranker
+    @property
+    def encoder(self) -> nn.Module: return self.agent.encoder
 
     def reset(self, num_envs, generator, view=None):
         super().reset(num_envs, generator, view)

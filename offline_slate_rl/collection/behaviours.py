@@ -83,7 +83,7 @@ class Behaviour:
         if self.epsilon or self.noise: policy.epsilon, policy.noise = self.epsilon, self.noise
         return policy
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #5725ab2b
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #6ee1f4ec
 @dataclass(frozen=True)
 class Described:
     "A behaviour as datasets record it."
@@ -97,7 +97,7 @@ def described(behaviour: Behaviour) -> Described:
     "What a dataset of this behaviour records."
     if behaviour.name == 'agent': return _described_agent(behaviour)
     policy, inputs = behaviour.policy(), ranker_inputs(behaviour.source)
-    ranker = getattr(policy, 'ranker', None)
+    ranker = policy.ranker
     who = dict(name=behaviour.name)
     if behaviour.ranker: who['ranker'] = behaviour.ranker
     if behaviour.name == 'epsilon-greedy-oracle': who['slot_epsilon'] = LOGGING_EPSILON
@@ -110,10 +110,10 @@ def _described_agent(behaviour: Behaviour) -> Described:
     recipe, steps = checkpoint.recipe, checkpoint.provenance['steps']
     who = dict(name='agent', agent=recipe['agent_name'], agent_seed=recipe['seed'], checkpoint=recipe['checkpoint'],
                steps=steps)
-    spaces = dict(encoder=encoder_space(policy.agent.encoder, checkpoint),
-                  ranker=ranker_space(policy.agent.ranker, recipe['inputs']))
+    spaces = dict(encoder=encoder_space(policy.encoder, checkpoint), ranker=ranker_space(policy.ranker, recipe['inputs']))
     inputs = dict(checkpoint=checkpoint.sha256, **recipe['inputs'])
-    return Described(who, spaces, inputs, policy.privileged, f"{recipe['agent_name']} after {steps} steps")
+    privileged = policy.privileged or recipe['privileged']  # a part may serve learning only
+    return Described(who, spaces, inputs, privileged, f"{recipe['agent_name']} after {steps} steps")
 
 # %% ../../nbs/lib/collection/70_behaviours.ipynb #f49cf106
 def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoint: str = '') -> Behaviour:
@@ -138,7 +138,7 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #a7531bc9
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #d3e48738
 def artifact_of(sha256: str, kind: str, params: Params, checkpoint: str = '') -> Artifact:
     "The artifact with these bytes, among this scale's outputs; an error where it is missing or damaged."
     folders = params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)
@@ -156,8 +156,7 @@ def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
             how = {key: recipe[key] for key in ('deterministic', 'epsilon', 'noise')}
             checkpoint = artifact_of(inputs['checkpoint'], 'checkpoint', params, who['checkpoint'])
             return Behaviour(name, params.env, checkpoint, **how)
-        kinds = [kind for kind in ('gems', 'mf') if kind in inputs]
-        source = artifact_of(inputs[kinds[0]], kinds[0], params) if kinds else None
+        sources = [artifact_of(sha256, kind, params) for kind, sha256 in inputs.items()]
     except DamagedError as error:
         raise MissingError(f"what made it is damaged, so it can prove nothing: {error}") from None
-    return Behaviour(name, params.env, ranker=who.get('ranker'), source=source)
+    return Behaviour(name, params.env, ranker=who.get('ranker'), source=sources[0] if sources else None)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Action', 'Policy', 'Episodes', 'id_dtype', 'rollout']
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #eecab3ab
+# %% ../../nbs/lib/play/20_episodes.ipynb #34b57bf6
 import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
 
+from ..core.errors import SlateRLError
 from ..core.streams import stream
 from ..world.simulator import Obs, TopicRec, Turn, View
 
@@ -24,17 +25,20 @@ class Action(NamedTuple):
     log_prob: Tensor|None = None   # (num_envs,) log-density of the latent
     belief: Tensor|None = None     # (num_envs, state_dim) s_t, before the action
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #a321df3a
+# %% ../../nbs/lib/play/20_episodes.ipynb #f9c727cf
 class Policy:
     "Maps observations to slates."
     name = 'policy'
     needs_view = False            # asks `rollout` for what only the simulator knows
+    ranker = None                 # what decodes its latents to slates
+    encoder = None                # what makes its beliefs from slates and clicks
     device = torch.device('cpu')  # where its simulator should be
 
     @property
     def privileged(self) -> bool:
         "Whether it uses, or was made with, what only the simulator knows."
-        return self.needs_view
+        parts = self.ranker, self.encoder
+        return self.needs_view or any(getattr(part, 'privileged', False) for part in parts)
 
     def reset(self, num_envs: int, generator: np.random.Generator, view: View|None = None):
         "Begin `num_envs` episodes: forget those before, and draw from `generator` from now on."
@@ -98,7 +102,7 @@ def id_dtype(num_items: int) -> torch.dtype:
     "The smallest integer type that holds every item id."
     return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #120b36be
+# %% ../../nbs/lib/play/20_episodes.ipynb #1ab4b52a
 @torch.no_grad()
 def rollout(simulator: TopicRec, policy: Policy,
             episodes: int,               # how many
@@ -110,6 +114,9 @@ def rollout(simulator: TopicRec, policy: Policy,
             progress=None,               # called with the number of episodes played, after each block
            ) -> Episodes:                # on the CPU
     "Play `episodes` episodes."
+    if policy.needs_view and not policy.privileged:
+        raise SlateRLError(f"The policy '{policy.name}' needs a view of what only the simulator knows, and says that it is "
+                           "not privileged. `privileged` follows from a policy's parts: do not override it.")
     simulator.seed, simulator.purpose = seed, purpose
     size, parts = simulator.num_envs, []
     blocks = math.ceil(episodes/size)

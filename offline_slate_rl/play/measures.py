@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['USERS_SEED', 'EVALUATION_BLOCK', 'interval', 'paired', 'Tally', 'measures', 'evaluate']
 
-# %% ../../nbs/lib/play/22_measures.ipynb #5555182e
+# %% ../../nbs/lib/play/22_measures.ipynb #ef87e6d7
 import math
 
 import numpy as np, torch
 
+from ..core.errors import SlateRLError, nearest
 from ..core.params import EnvParams, env_params
 from ..core.streams import stream
 from .episodes import Episodes, Policy, rollout
@@ -83,7 +84,7 @@ def measures(episodes: Episodes, simulator: TopicRec) -> dict:
     tally.add(episodes)
     return tally.measures()
 
-# %% ../../nbs/lib/play/22_measures.ipynb #66120588
+# %% ../../nbs/lib/play/22_measures.ipynb #79f7d0ec
 USERS_SEED = 24321357327
 EVALUATION_BLOCK = 100  # episodes played side by side
 
@@ -95,6 +96,8 @@ def evaluate(policy: Policy,
              deterministic: bool = True, # the policy's mode; False: it samples
             ) -> tuple[Episodes, dict]:
     "Play on the test or validation users: the episodes, and their measures."
+    if purpose not in ('test', 'validation'):
+        raise SlateRLError(f"Unknown purpose '{purpose}' of an evaluation. {nearest(purpose, ('test', 'validation'))}")
     env = env_params(env) if isinstance(env, str) else env
     simulator = TopicRec(env, item_table(env), min(EVALUATION_BLOCK, episodes), device=policy.device)
     played = rollout(simulator, policy, episodes, USERS_SEED, purpose, deterministic=deterministic, oracle=oracle)
