@@ -11,7 +11,7 @@ from offline_slate_rl.collection.approval import approvals_path, approve
 from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset, collection_params, verify_command
 from offline_slate_rl.collection.inspection import inspect_checkpoint
-from offline_slate_rl.collection.verification import require, verification, verify
+from offline_slate_rl.collection.verification import asked_dataset, require, verification, verify
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.core.params import Params
 from offline_slate_rl.core.store import Artifact, artifacts, load_artifact, read_rows
@@ -97,6 +97,19 @@ def test_of_several_seeds_the_one_that_is_asked_is_verified(copy, seeds):
         assert artifact.path.name in printed(report)
         assert all(check['passed'] for check in verification(artifact)['checks'])
     assert not verification(load_artifact(dataset('random')))
+
+
+def test_of_several_collection_seeds_the_one_that_is_asked_is_found(elsewhere):
+    made = {seed: collect_dataset(few(seed=seed), 'random', behaviour='random-slates') for seed in (1, 2)}
+    assert made[1].path != made[2].path
+    for seed, artifact in made.items():
+        assert load_dataset(ENV, 'random', collection_seed=seed).path == artifact.path
+        assert asked_dataset(few(seed=seed), 'random', 'random-slates').path == artifact.path
+        line = shlex.split(verify_command(few(seed=seed), 'random', artifact))
+        assert line[-1] == str(artifact.path)
+    with pytest.raises(SlateRLError, match='-p collection_seed 999'): load_dataset(ENV, 'random', collection_seed=999)
+    users = [Dataset(artifact).user_ids for artifact in made.values()]
+    assert not set(users[0]) & set(users[1])
 
 
 # What was made with what only the simulator knows

@@ -113,6 +113,9 @@ MISTAKES = {  # what is asked, and what the error says
     'automatic approval that saw one episode': (
         lambda: collect_dataset(overridden(training__val_episodes=1), 'medium', 'step60', approval='auto'),
         ['Automatic approval refused', 'cannot be judged from one episode', 'training.val_episodes']),
+    'no quality': (lambda: load_dataset(ENV), ['Which quality?', 'expert, medium, oracle, random']),
+    'behaviour of a dataset': (
+        lambda: load_dataset(ENV, 'random', behaviour='random-slate'), ["Did you mean 'random-slates'?"]),
     'no such dataset': (
         lambda: load_dataset(ENV, 'medium', seed=999), ['No dataset', 'seed=58407201', '-p seed 999']),
 }

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'atomic', 'write_text', 'sha256_file', 'save_tensors', 'load_tensors', 'manifest_path', 'Artifact',
            'provenance', 'save_artifact', 'load_artifact', 'flatten', 'differences', 'artifacts', 'matching',
            'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread',
-           'keep_freed_memory', 'available_cores', 'pick_device']
+           'keep_freed_memory', 'freed_memory_kept', 'available_cores', 'pick_device']
 
 # %% ../../nbs/lib/core/02_store.ipynb #f077eb9b
 import contextlib, ctypes, hashlib, io, json, os, platform, subprocess, uuid
@@ -288,12 +288,19 @@ class one_thread(contextlib.ContextDecorator):
     # ContextDecorator asks for a new object at each call, so that nested calls do not overwrite each other's number.
     def _recreate_cm(self): return one_thread()
 
-# %% ../../nbs/lib/core/02_store.ipynb #3a812de1
-def keep_freed_memory():
-    "Let the process keep the memory that tensors free, from now to its end."
+# %% ../../nbs/lib/core/02_store.ipynb #497addbf
+def keep_freed_memory(keep: bool = True):
+    "Let the process keep the memory that tensors free; False: give it back, as the C library does by default."
     with contextlib.suppress(OSError, AttributeError):  # only glibc has mallopt
         libc = ctypes.CDLL('libc.so.6')
-        for option in -1, -3: libc.mallopt(option, 2**30)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        for option in -1, -3: libc.mallopt(option, 2**30 if keep else 2**17)  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+@contextlib.contextmanager
+def freed_memory_kept():
+    "Inside, or in the decorated function, freed memory is kept."
+    keep_freed_memory()
+    try: yield
+    finally: keep_freed_memory(False)
 
 # %% ../../nbs/lib/core/02_store.ipynb #7afdd3a5
 def available_cores() -> int:

@@ -8,7 +8,7 @@ __all__ = ['CHECKPOINT_STEP', 'NAMED', 'DOTTED', 'FIRST', 'MIXED', 'DERIVED', 'l
            'dataset_of', 'dataset_folder', 'datasets_in', 'checked_quality', 'asked_of', 'find_datasets',
            'find_dataset', 'run_params', 'load_dataset']
 
-# %% ../../nbs/lib/data/33_loading.ipynb #b2632c78
+# %% ../../nbs/lib/data/33_loading.ipynb #a5fde694
 import json, re, shlex
 from fractions import Fraction
 from functools import partial
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Callable
 
 from ..core.errors import MissingError, Registry, SlateRLError, nearest
-from ..core.params import (QUALITIES, EnvParams, Params, agent_values, agents, canonical, checked_seed,
-                                          default_scale, env_params, load_params, outputs_dir, scales, validated)
+from ..core.params import (BEHAVIOURS, QUALITIES, EnvParams, Params, agent_values, agents, canonical,
+                                          checked_seed, default_scale, env_params, load_params, outputs_dir, scales,
+                                          validated)
 from ..core.store import FORMAT, Artifact, artifacts, flatten, load_artifact
 from .datasets import Dataset
 
@@ -158,11 +159,11 @@ def _the_one(found: list[Artifact], asked: dict, what: str, command: str) -> Art
     if len(fitting) > 1: raise _several(fitting, what)
     return fitting[0]
 
-# %% ../../nbs/lib/data/33_loading.ipynb #ac7ce9a3
+# %% ../../nbs/lib/data/33_loading.ipynb #78c83856
 def checked_quality(quality: str, scale: str) -> str:
     "`quality`, if it is one, a mixture's name, or one that was collected."
     collected = outputs_dir(scale)/'offline_datasets'
-    known = [*QUALITIES, *(folder.name for folder in collected.glob('*') if folder.is_dir())]
+    known = {*QUALITIES, *(folder.name for folder in collected.glob('*') if folder.is_dir())}
     if quality in known or quality.startswith(MIXED): return quality
     given = f"Unknown quality '{quality}'." if quality else 'Which quality?'
     raise SlateRLError(f"{given} {nearest(quality, known)}")
@@ -208,12 +209,15 @@ def run_params(artifact: Artifact, agent: str|None = None, seed: int|None = None
     return load_params(artifact.recipe['env']['name'], agent or recorded['agent_name'],
                        recorded['seed'] if seed is None else seed, recorded['scale'], {**changed, **(overrides or {})})
 
-# %% ../../nbs/lib/data/33_loading.ipynb #281eca07
+# %% ../../nbs/lib/data/33_loading.ipynb #c01a9462
 def _checked(asked: dict, overrides) -> dict:
     "What was given, by argument or dotted key."
     agent = asked['agent']
     if agent is not None and agent not in agents():
         raise SlateRLError(f"Unknown agent '{agent}'. {nearest(agent, agents())}")
+    behaviour = asked['behaviour']
+    if behaviour is not None and behaviour not in BEHAVIOURS:
+        raise SlateRLError(f"Unknown behaviour '{behaviour}'. {nearest(behaviour, BEHAVIOURS)}")
     for name in 'seed', 'collection_seed':
         if asked[name] is not None: checked_seed(asked[name], name)
     if not isinstance(overrides or {}, dict):

@@ -158,7 +158,7 @@ def sac_update_ms(seconds: float = 5.) -> float:
     def update(): agent.update(source.sample(20, draws), optimizers, 0, noise)
     return 1e3*best_time(update, seconds)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #407ae322
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #365c4ae3
 def clock():
     "A Lightning callback that notes when each batch ended."
     from pytorch_lightning import Callback
@@ -178,19 +178,19 @@ def fastest_window(ends: list[float], window: int,
 def sac_step_ms(steps: int = 160) -> float:
     "Milliseconds of a step of the real loop."
     from torch.utils.data import DataLoader
-    from offline_slate_rl.rankers.gems_training import quiet_trainer
+    from offline_slate_rl.core.lightning import run_lightning
     from offline_slate_rl.training.loop import Keeper, Loop, Run
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SLATE_RL_OUTPUTS=folder):
         params, agent = untrained(training__device='cpu', training__max_steps=steps, training__target_step=steps,
                                   training__logger='none', training__val_episodes=2, agent__random_steps=20)
         run = Run({}, Path(folder), 'bench', '', None, lambda *_, **__: None)
         loop, keeper, watch = Loop(params, agent, SimulatorSource(params, agent)), Keeper(params, run), clock()
-        trainer = quiet_trainer(max_epochs=1, accelerator='cpu', callbacks=[keeper, watch])
-        trainer.fit(loop, DataLoader(range(steps), batch_size=None))
+        numbers = DataLoader(range(steps), batch_size=None)
+        run_lightning(loop, numbers, max_epochs=1, accelerator='cpu', callbacks=[keeper, watch])
         window = params.agent.num_envs
         return 1e3*fastest_window(watch.ends, window, window - 1)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #14a45045
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #301fd3d9
 def _slates(n: int) -> tuple[Tensor, Tensor]:
     "Random slates, clicked now and then: GeMS's speed does not depend on what is in them."
     generator = torch.Generator().manual_seed(0)
@@ -200,14 +200,15 @@ def _slates(n: int) -> tuple[Tensor, Tensor]:
 @measurement('pretrain.gems.slates_per_s', 'slates/s', 'the real loop, batches of 256, published sizes')
 def gems_slates_per_s(batches: int = 300) -> float:
     "Slates that GeMS's training loop takes in a second."
-    from offline_slate_rl.rankers.gems_training import GeMSTraining, SlateBatches, quiet_trainer
+    from offline_slate_rl.core.lightning import run_lightning
+    from offline_slate_rl.rankers.gems_training import GeMSTraining, SlateBatches
     params, watch = untrained()[0], clock()
     size = params.gems.batch_size
     train, val = SlateBatches(*_slates(batches*size), size, 0), SlateBatches(*_slates(size), 1000)
     with tempfile.TemporaryDirectory() as folder:
         resume = Path(folder)/'resume'
         loop = GeMSTraining(GeMS(params.env, params.gems), 0, train, val, resume, lambda *_: None)
-        quiet_trainer(max_epochs=1, accelerator='cpu', callbacks=[watch]).fit(loop)
+        run_lightning(loop, max_epochs=1, accelerator='cpu', callbacks=[watch])
     return size/fastest_window(watch.ends, 20)
 
 # %% ../../nbs/lib/pipeline/97_bench.ipynb #b4abf938

@@ -118,7 +118,7 @@ def encode(self: GeMS, slates: Tensor) -> Tensor:
     mean = self.posterior(slates, torch.zeros_like(slates))[0]
     return torch.maximum(torch.minimum(mean, self.centre + self.scale), self.centre - self.scale)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #16f0fd31
+# %% ../../nbs/lib/rankers/42_gems.ipynb #4ad29f97
 def gems_recipe(params: Params, logged: Artifact, mf: Artifact|None = None) -> dict:
     "What identifies this run's slate VAE."
     gems = params.gems.model_dump(exclude={'ranker_seed'})
@@ -136,10 +136,9 @@ def find_gems(params: Params) -> Artifact:
 
 def load_gems(artifact: Artifact, env: EnvParams) -> tuple[GeMS, list[dict]]:
     "The frozen ranker and the history of its training."
-    spec = dict(name='GeMS', gems=artifact.recipe['gems'])
-    return load_ranker(env, spec, artifact), load_tensors(artifact.path)['history']
+    return load_ranker(env, GeMS.spec_from(artifact), artifact), load_tensors(artifact.path)['history']
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #21279d52
+# %% ../../nbs/lib/rankers/42_gems.ipynb #fd93bbd4
 @patch
 def spec(self: GeMS) -> dict: return _spec(self.params)
 
@@ -147,6 +146,10 @@ def _spec(params: GeMSParams) -> dict: return dict(name='GeMS', gems=params.mode
 
 @patch(cls_method=True)
 def spec_of(cls: GeMS, params: Params) -> dict: return _spec(params.gems)
+
+@patch(cls_method=True)
+def spec_from(cls: GeMS, source: Artifact) -> dict|None:
+    return dict(name='GeMS', gems=source.recipe['gems']) if source.kind == 'gems' else None
 
 @patch(cls_method=True)
 def build(cls: GeMS, env: EnvParams, spec: dict) -> GeMS: return cls(env, GeMSParams(**spec['gems'], ranker_seed=None))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Loop', 'step_is_kept', 'validates', 'Run', 'Keeper', 'fit']
 
-# %% ../../nbs/lib/training/62_loop.ipynb #0ce08a70
+# %% ../../nbs/lib/training/62_loop.ipynb #8259ac76
 import math, time
 from collections import deque
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from ..agents.agent import Agent
 from ..core.errors import SlateRLError
+from ..core.lightning import run_lightning
 from ..core.params import Params
-from ..core.store import (Artifact, append_rows, keep_freed_memory, provenance, save_artifact,
+from ..core.store import (Artifact, append_rows, freed_memory_kept, provenance, save_artifact,
                                          save_tensors, write_text)
 from ..core.streams import torch_seed
 from ..play.episodes import Episodes
 from ..play.measures import evaluate
-from ..rankers.gems_training import quiet_trainer
 from .checkpoints import built_from
 from .tracking import tracker
 
@@ -124,7 +124,7 @@ def validates(n: int, training) -> bool:
     "Whether there is a validation after `n` steps."
     return step_is_kept(n, training) or n % training.check_val_every_n_steps == 0 or n == training.max_steps
 
-# %% ../../nbs/lib/training/62_loop.ipynb #891c9dab
+# %% ../../nbs/lib/training/62_loop.ipynb #8c335781
 @dataclass
 class Run:
     "What a training is called and where it goes on from."
@@ -149,7 +149,7 @@ class Keeper(pl.Callback):
         "Save the agent as the checkpoint `name`."
         counts = dict(steps=loop.steps, updates=loop.updates)
         built = built_from(loop.agent, self.params.agent_name)
-        content = dict(state_dict=loop.agent.state_dict(), params=built, **counts, validation=validation, **more)
+        content = dict(state_dict=loop.agent.state_dict(), params=built, **counts, **more)  # no figures, no budgets
         recorded = provenance(self.run.command, **counts, env_steps=loop.env_steps, max_steps=self.training.max_steps,
                               training=self.training.model_dump(), validation=validation,
                               device=loop.noise.device.type, wall_seconds=round(time.time() - self.started, 1))
@@ -163,7 +163,7 @@ class Keeper(pl.Callback):
         self.save(loop, 'last', self.history[-1] if self.history else None, resume=resume)
         self.saved = time.time()
 
-# %% ../../nbs/lib/training/62_loop.ipynb #03e2baa0
+# %% ../../nbs/lib/training/62_loop.ipynb #d0e50b01
 @patch
 def validate(self: Keeper, loop: Loop) -> dict:
     "Play the validation users; returns the row of figures."
@@ -185,7 +185,8 @@ def report(self: Keeper, row: dict, step: int):
     "Write a validation to the results, the run's CSV and the tracker."
     import pandas as pd
     p = self.params
-    of_run = dict(env=p.env.label, agent=p.agent_name, seed=p.seed, run=self.run.name)
+    of_run = dict(env=p.env.label, agent=p.agent_name, seed=p.seed, run=self.run.name,
+                  privileged=self.run.recipe['privileged'])
     append_rows(p.outputs, 'validation', [of_run | row])
     write_text(p.outputs/'logs'/p.env.label/f'{self.run.name}.csv', pd.DataFrame(self.history).to_csv(index=False))
     self.tracker.log(row, step)
@@ -246,12 +247,12 @@ def say_progress(self: Keeper, loop: Loop):
         figures['train_reward'] = reward
     self.tracker.log(figures, n)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #361c0183
+# %% ../../nbs/lib/training/62_loop.ipynb #50e8c7cb
+@freed_memory_kept()
 def fit(params: Params, agent: Agent, source: Source, run: Run):
     "Train, or go on, up to `max_steps`."
-    keep_freed_memory()
     if run.resume: agent.load_state_dict(run.resume['state_dict'])
     loop, keeper = Loop(params, agent, source), Keeper(params, run)
     steps = range(run.resume['steps'] if run.resume else 0, params.training.max_steps)
-    trainer = quiet_trainer(max_epochs=1, accelerator=agent.device.type, callbacks=[keeper])
-    trainer.fit(loop, DataLoader(steps, batch_size=None))
+    numbers = DataLoader(steps, batch_size=None)
+    run_lightning(loop, numbers, max_epochs=1, accelerator=agent.device.type, callbacks=[keeper])
