@@ -231,8 +231,8 @@ def test_beliefs_of_a_checkpoint(elsewhere):
     np.testing.assert_allclose(transitions['observations'].reshape(N, H, -1), beliefs[:, :-1], atol=1e-6)
     np.testing.assert_allclose(transitions['next_observations'].reshape(N, H, -1), beliefs[:, 1:], atol=1e-6)
     derived, = about['derived']
-    assert derived['dataset'] == latents.artifact.sha256 and derived['weights'] == weights_sha256(agent.encoder)
-    assert f"beliefs-{derived['weights'][:8]}" in path.name
+    assert derived['dataset'] == latents.artifact.sha256 and derived['model'] == weights_sha256(agent.encoder)
+    assert f"beliefs-{derived['model'][:8]}" in path.name
 
 
 # Minari

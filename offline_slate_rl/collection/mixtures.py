@@ -6,7 +6,7 @@
 __all__ = ['NAME_ONE', 'OF_SOURCE', 'GATHER', 'mixture_shares', 'mixture_counts', 'mixture_name', 'mixture_plan', 'Mixture',
            'check_sources', 'Latents', 'mixture_recipe', 'mixture_blocks', 'mixture_command', 'mix', 'replayed']
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #5b3d579b
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #3c975cb9
 import json, shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,18 +20,18 @@ from torch import nn
 
 from .behaviours import OWN
 from ..core.errors import SlateRLError
-from ..core.params import EnvParams, Params, checked_seed, short_hash
-from ..core.store import Artifact, made_or_reused, one_thread, provenance, save_artifact, stage_log
+from ..core.params import EnvParams, Params, canonical, checked_seed, short_hash
+from ..core.store import (Artifact, flatten, made_or_reused, one_thread, provenance, save_artifact,
+                                         stage_log)
 from ..core.streams import stream
 from ..data.datasets import Dataset, user_ids, write_dataset
 from ..data.loading import MIXED, dataset_folder
 from ..play.episodes import Episodes, rollout
 from ..play.policies import Scripted
-from ..rankers.gems import load_gems
 from ..rankers.ranker import ranker_inputs
 from ..training.checkpoints import find_checkpoint
-from ..training.encoders import (SlateEncoder, encoder_space, load_encoder, named, own_space,
-                                                path_needed, ranker_space)
+from ..training.encoders import (SlateEncoder, encoder_space, given_checkpoint, given_ranker,
+                                                load_encoder, model_sha256, own_space, ranker_space, slate_ranker)
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 
@@ -129,7 +129,7 @@ def users(self: Mixture) -> np.ndarray:
                            "twice. Collect one of the datasets again with another collection.seed.")
     return found
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #fa80270b
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #069fbb14
 @dataclass(frozen=True)
 class Latents:
     "What the actions of a mixture are."
@@ -137,7 +137,7 @@ class Latents:
     encoder: SlateEncoder|None  # of slates that have other latents or none
     encoded: dict[str, bool]    # whether a dataset's slates are encoded
 
-NAME_ONE = "Name the ranker that encodes all slates (actions, the path of a GeMS checkpoint)"
+NAME_ONE = "Name the ranker that encodes all slates (actions, the path of its file)"
 
 def _own_ranker(dataset: Dataset) -> dict|None:
     "The ranker of a dataset's latents; None where it has no latents."
@@ -146,29 +146,37 @@ def _own_ranker(dataset: Dataset) -> dict|None:
     if space is None: raise SlateRLError(f"{dataset.path.name} does not say which ranker made its latents. {NAME_ONE}.")
     return space
 
+def _each_ranker(rankers: dict[str, dict|None]) -> str:
+    "Each dataset's ranker, with what of its spec another has otherwise."
+    specs = {name: flatten(ranker['spec']) for name, ranker in rankers.items() if ranker}
+    def differs(key: str) -> bool: return len({canonical(spec.get(key)) for spec in specs.values()}) > 1
+    words = []
+    for name, ranker in rankers.items():
+        unlike = [f'{key} {value}' for key, value in specs.get(name, {}).items() if key != 'name' and differs(key)]
+        detail = f" ({', '.join(unlike)})" if unlike else ''
+        words.append(f"{name} has {ranker['name']} {ranker['weights'][:12]}{detail}" if ranker
+                     else f'{name} has no latents')
+    return ', '.join(words)
+
 def _own_latents(datasets: dict[str, Dataset]) -> Latents:
     "The datasets' own latents, or an error where they are not of one ranker."
     rankers = {name: _own_ranker(dataset) for name, dataset in datasets.items()}
-    first = next(iter(rankers.values()))
-    weights = {ranker['weights'] if ranker else '' for ranker in rankers.values()}
-    if len(weights) > 1:
-        words = [f"{name} has {ranker['name']} {ranker['weights'][:12]}" if ranker else f"{name} has no latents"
-                 for name, ranker in rankers.items()]
-        raise SlateRLError(f"Latents of different rankers do not mix: {', '.join(words)}. {NAME_ONE}, "
+    if len({model_sha256(ranker) if ranker else '' for ranker in rankers.values()}) > 1:
+        raise SlateRLError(f"Latents of different rankers do not mix: {_each_ranker(rankers)}. {NAME_ONE}, "
                            "or collect again with one ranker.")
-    return Latents(first, None, dict.fromkeys(datasets, False))
+    return Latents(next(iter(rankers.values())), None, dict.fromkeys(datasets, False))
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #501a9ec0
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #35e5ff11
 @patch
 def latents(self: Mixture) -> Latents:
     "Latents of the ranker that is named, or the datasets' own."
     if self.ranker is None: return _own_latents(self.datasets)
-    ranker = load_gems(self.ranker, self.params.env)[0]
+    ranker = slate_ranker(self.ranker, self.params.env)
     space = ranker_space(ranker, ranker_inputs(self.ranker))
     own = {name: own_space(dataset, 'ranker', space) for name, dataset in self.datasets.items()}
     return Latents(space, SlateEncoder(ranker), {name: not is_own for name, is_own in own.items()})
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #9746608d
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #e4cf4df0
 OF_SOURCE = 'behaviour', 'deterministic', 'epsilon', 'noise', 'seed', 'users', 'block_size'  # in a source's recipe
 
 def _source(mixture: Mixture, name: str, encoded: bool) -> dict:
@@ -186,11 +194,14 @@ def mixture_recipe(mixture: Mixture, latents: Latents) -> dict:
     inputs |= {model.kind: model.sha256 for model in models}
     encoder = encoder_space(mixture.belief, mixture.checkpoint)
     own = dict.fromkeys(('deterministic', 'epsilon', 'noise', 'users'))  # each source has its own
+    privileged = [dataset.recipe['privileged'] for dataset in datasets]
+    if mixture.checkpoint: privileged.append(mixture.checkpoint.recipe['privileged'])
+    if latents.encoder: privileged.append(latents.encoder.ranker.privileged)
     return dict(env=mixture.params.env.recipe(), quality=mixture.name, behaviour=dict(name='mixture'),
                 spaces=dict(encoder=encoder, ranker=latents.space), **own, seed=mixture.seed,
                 num_trajectories=mixture.num_trajectories,
                 block_size=next(iter(datasets)).recipe['block_size'],
-                privileged=any(part.recipe['privileged'] for part in (*datasets, *models)), inputs=inputs,
+                privileged=any(privileged), inputs=inputs,
                 sources=[_source(mixture, name, encoded) for name, encoded in latents.encoded.items()])
 
 # %% ../../nbs/lib/collection/74_mixtures.ipynb #5edfdbe7
@@ -273,7 +284,7 @@ def mixture_command(params: Params, datasets: dict[str, Dataset], shares: dict[s
     words += ['--agent', params.agent_name, '--seed', params.seed, '--scale', params.scale]
     return shlex.join(str(word) for word in words)
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #543345c4
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #b959dec8
 @one_thread()
 def mix(params: Params, datasets: dict[str, Dataset],
         shares: dict[str, float|str|Fraction],  # by the names of the datasets
@@ -287,8 +298,8 @@ def mix(params: Params, datasets: dict[str, Dataset],
         raise SlateRLError(f"num_trajectories is {num_trajectories}; at least 1 was expected.")
     shares, env, seed = mixture_shares(shares), params.env.recipe(), checked_seed(seed, 'the mixture\'s seed')
     def by_name(name: str) -> Artifact: return find_checkpoint(params, name)
-    checkpoint = named(belief, 'checkpoint', env, by_name) if belief else None
-    ranker = named(actions, 'gems', env, path_needed) if actions else None
+    checkpoint = given_checkpoint(belief, env, by_name) if belief else None
+    ranker = given_ranker(actions, env) if actions else None
     check_sources(params, datasets, mixture_counts(shares, num_trajectories))
     collected = {name: Dataset(datasets[name].artifact) for name in shares}
     mixture = Mixture(params, collected, shares, num_trajectories, seed, checkpoint, ranker)
