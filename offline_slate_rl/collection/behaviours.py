@@ -83,7 +83,7 @@ class Behaviour:
         if self.epsilon or self.noise: policy.epsilon, policy.noise = self.epsilon, self.noise
         return policy
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #6ee1f4ec
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #3effda87
 @dataclass(frozen=True)
 class Described:
     "A behaviour as datasets record it."
@@ -110,7 +110,8 @@ def _described_agent(behaviour: Behaviour) -> Described:
     recipe, steps = checkpoint.recipe, checkpoint.provenance['steps']
     who = dict(name='agent', agent=recipe['agent_name'], agent_seed=recipe['seed'], checkpoint=recipe['checkpoint'],
                steps=steps)
-    spaces = dict(encoder=encoder_space(policy.encoder, checkpoint), ranker=ranker_space(policy.ranker, recipe['inputs']))
+    spaces = dict(encoder=encoder_space(policy.encoder, checkpoint),
+                  ranker=ranker_space(policy.ranker, recipe['inputs']))
     inputs = dict(checkpoint=checkpoint.sha256, **recipe['inputs'])
     privileged = policy.privileged or recipe['privileged']  # a part may serve learning only
     return Described(who, spaces, inputs, privileged, f"{recipe['agent_name']} after {steps} steps")

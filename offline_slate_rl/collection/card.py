@@ -7,21 +7,22 @@ __all__ = ['COLUMNS', 'MEANING', 'BUDGET', 'PRIVILEGED_WORDS', 'table', 'quality
            'observed_by', 'acted_by', 'approved', 'trained_with', 'facts_of', 'details', 'load_line', 'card',
            'write_card', 'verify_dataset']
 
-# %% ../../nbs/lib/collection/77_card.ipynb #0d3b56b7
+# %% ../../nbs/lib/collection/77_card.ipynb #9c9be872
 import shlex
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from .behaviours import playing
+from .behaviours import artifact_of, playing
 from .repair import UNREADABLE
 from .verification import keep_record, outcome, verification, verify
 from ..core.errors import SlateRLError
 from ..core.params import Params, scales
-from ..core.store import FORMAT, Artifact, append_rows, artifacts, load_artifact, stage_log, write_text
+from ..core.store import (FORMAT, Artifact, append_rows, artifacts, flatten, load_artifact, stage_log,
+                                         write_text)
 from ..data.checks import Check
 from ..data.datasets import PER_EPISODE, Dataset
-from ..data.loading import dataset_folder, recorded_params
+from ..data.loading import dataset_folder, recorded_params, run_params
 
 # %% ../../nbs/lib/collection/77_card.ipynb #030d5dc8
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -94,7 +95,7 @@ def keys_of(found: list[Artifact]) -> str:
         except UNREADABLE: continue
     return ''
 
-# %% ../../nbs/lib/collection/77_card.ipynb #693bef44
+# %% ../../nbs/lib/collection/77_card.ipynb #76d796e2
 def played(recipe: dict) -> str:
     "The behaviour and how it played."
     if 'sources' in recipe: return _mixed(recipe['sources'])
@@ -127,10 +128,11 @@ def observed_by(space: dict|None) -> str:
 def acted_by(space: dict|None) -> str:
     "What actions are."
     if space is None: return 'slates; no latents are stored'
-    made_of = f", of the file with sha256 {space['artifact']}" if space['artifact'] else ', made without training'
+    made_of = ', made without training'
+    if space['artifact']: made_of = f", of the artifact {space['kind']} with sha256 {space['artifact']}"
     return f"latents that the ranker {space['name']} with weights {space['weights'][:12]} decodes{made_of}"
 
-# %% ../../nbs/lib/collection/77_card.ipynb #1627a438
+# %% ../../nbs/lib/collection/77_card.ipynb #23a8cf3f
 BUDGET = 'max_steps', 'target_step', 'val_episodes'
 
 def _pairs(values: dict) -> str:
@@ -144,20 +146,34 @@ def approved(record: dict) -> str:
              f"approved by {record['by']} on {record['when']}, to play by {record['how']}")
     return words + (f": {record['note']}" if record['note'] else '') + (f'. Seen then: {seen}' if seen else '')
 
-def trained_with(artifact: Artifact) -> dict[str, str]:
-    "Parameters of the agent that played, and of the ranker and its pretraining."
-    recipe, params = artifact.recipe, recorded_params(artifact)
-    ranker, found = recipe['spaces']['ranker'], {}
-    if not params: return found
-    if recipe['behaviour']['name'] == 'agent':
-        agent, training = params['agent'], params['training']
-        found['Agent'] = f"{params['agent_name']}, seed {params['seed']}: {_pairs(agent)}"
-        if 'belief' in agent: found['Agent'] += f"; belief: {_pairs(agent['belief'])}"
-        found['Budget of the agent'] = _pairs({key: training[key] for key in BUDGET})
-    if ranker and ranker['artifact'] and 'sources' not in recipe:
-        found[f"Ranker {ranker['name']}"] = _pairs(params['gems' if ranker['name'] == 'GeMS' else 'mf'])
-        found['Pretraining'] = f"{_pairs(params['logged'])} (trajectories of an epsilon-greedy oracle)"
+def _agent_facts(params: dict) -> dict[str, str]:
+    "Parameters of the agent that played."
+    agent, training = params['agent'], params['training']
+    words = f"{params['agent_name']}, seed {params['seed']}: {_pairs(agent)}"
+    if 'belief' in agent: words += f"; belief: {_pairs(agent['belief'])}"
+    return {'Agent': words, 'Budget of the agent': _pairs({key: training[key] for key in BUDGET})}
+
+def _ranker_facts(space: dict, artifact: Artifact) -> dict[str, str]:
+    "The spec of the ranker of a dataset's latents, and what more the recipe of its artifact says."
+    spec = {key: value for key, value in space['spec'].items() if key != 'name'}
+    found = {f"Ranker {space['name']}": _pairs(flatten(spec)) or 'no parameters'}
+    if not space['artifact']: return found
+    try: source = artifact_of(space['artifact'], space['kind'], run_params(artifact))
+    except SlateRLError: return found  # what it was is said above
+    trained = {key: value for key, value in source.recipe.items() if key not in ('env', 'format', 'privileged')}
+    more = {key: value for key, value in flatten(trained).items() if key not in flatten(spec)}
+    found[f'Artifact {source.kind}'] = _pairs(more) or 'no other parameters'
+    if 'logged' in source.recipe.get('inputs', {}):
+        logged = _pairs(recorded_params(artifact)['logged'])
+        found['Pretraining'] = f'{logged} (trajectories of an epsilon-greedy oracle)'
     return found
+
+def trained_with(artifact: Artifact) -> dict[str, str]:
+    "Parameters of the agent that played, and of the ranker of the latents."
+    recipe, params = artifact.recipe, recorded_params(artifact)
+    of_agent = _agent_facts(params) if params and recipe['behaviour']['name'] == 'agent' else {}
+    space = recipe['spaces']['ranker']
+    return of_agent | (_ranker_facts(space, artifact) if space else {})
 
 # %% ../../nbs/lib/collection/77_card.ipynb #a6219cc6
 PRIVILEGED_WORDS = {True: 'yes: the behaviour, or a part of it, knows what only the simulator knows', False: 'no'}

@@ -6,7 +6,7 @@
 __all__ = ['APPROVALS', 'dataset_name', 'dataset_path', 'dataset_recipe', 'collect_dataset', 'verify_command',
            'collection_params']
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #ca9d7b09
+# %% ../../nbs/lib/collection/73_collect.ipynb #d69730aa
 import shlex
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, load_params
 from ..core.store import Artifact, made_or_reused, one_thread, provenance, stage_log
 from ..data.collecting import collect
-from ..data.loading import collect_command, dataset_folder
+from ..data.loading import collect_command, dataset_folder, of_another_run, run_params
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #9dac3fd5
 def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> str:
@@ -92,11 +92,12 @@ def _approved(params: Params, quality: str, plays: Behaviour, model_checkpoint: 
         approve(params, quality, model_checkpoint=model_checkpoint, auto=True)
     return required_approval(params, quality, plays, model_checkpoint)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #7b502aaa
+# %% ../../nbs/lib/collection/73_collect.ipynb #a0e2de76
 def verify_command(params: Params, quality: str, dataset: Artifact) -> str:
     "The line that verifies a dataset."
+    if of_another_run(dataset): params = run_params(dataset)
     name = dataset.recipe['behaviour']['name']
-    which = f'-p quality {quality}' + (f' -p behaviour {name}' if name != OWN.get(quality) else '')
+    which = f'-p quality {quality}' + (f' -p behaviour {name}' if name != OWN.get(quality, name) else '')
     return f'papermill nbs/40_verify.ipynb {params.arguments()} {which} -p dataset {shlex.quote(str(dataset.path))}'
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #7f8209cf

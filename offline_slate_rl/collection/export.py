@@ -28,7 +28,7 @@ from ..play.worlds import reference
 from ..training.encoders import recorded_env
 from ..world.gymnasium_env import action_space, gymnasium_id, observation_space
 
-# %% ../../nbs/lib/collection/78_export.ipynb #b80962d3
+# %% ../../nbs/lib/collection/78_export.ipynb #c1ab2a7c
 def references(env: EnvParams) -> dict|None:
     "The committed reference returns; an environment on somebody's item table has none."
     return None if env.item_embeddings else reference(env)
@@ -37,7 +37,7 @@ def about(dataset: Dataset, **more) -> dict:
     "Where an export comes from: equal for equal datasets, wherever they lie."
     made_by = f"offline-slate-rl {version('offline-slate-rl')}"
     derived = dict(derived=[artifact.recipe for artifact in dataset.derived]) if dataset.derived else {}
-    return dict(made_by=made_by, sha256=dataset.artifact.sha256, recipe=dataset.recipe,
+    return dict(made_by=made_by, sha256=dataset.artifact.sha256, recipe=dataset.recipe, privileged=dataset.privileged,
                 reference=references(recorded_env(dataset)), **derived, **more)
 
 def about_json(dataset: Dataset, **more) -> str:
@@ -143,10 +143,10 @@ def env_spec(env: EnvParams) -> gymnasium.envs.registration.EnvSpec|None:
     spec.kwargs = dict(env=env.name, **changed)
     return spec
 
-# %% ../../nbs/lib/collection/78_export.ipynb #6449496e
+# %% ../../nbs/lib/collection/78_export.ipynb #18adb61e
 def export_stem(dataset: Dataset) -> str:
     "The dataset's name, with what was derived."
-    derived = [f"_{artifact.kind}-{artifact.recipe['weights'][:8]}" for artifact in dataset.derived]
+    derived = [f"_{artifact.kind}-{artifact.recipe['model'][:8]}" for artifact in dataset.derived]
     return dataset.path.stem + ''.join(derived)
 
 def minari_id(dataset: Dataset, view: str) -> str:

@@ -8,7 +8,7 @@ __all__ = ['DESCRIBED', 'ASKED', 'FOLLOWS', 'OF_SOURCES', 'ABOVE', 'check_descri
            'dataset_measures', 'check_above', 'params_of', 'verify', 'require', 'asked_dataset', 'record_path',
            'keep_record', 'verification', 'outcome']
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #e9dcf693
+# %% ../../nbs/lib/collection/76_verification.ipynb #c61aab0c
 import json, math
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,22 +18,24 @@ import numpy as np
 from torch import nn
 
 from .behaviours import OWN, Behaviour, artifact_of, described, recorded_behaviour
+from .collect import verify_command
 from .mixtures import replayed
 from .repair import UNREADABLE, damage, file_recipe
 from ..core.errors import DamagedError, MissingError, SlateRLError
-from ..core.params import EnvParams, Params
+from ..core.params import EnvParams, Params, canonical
 from ..core.store import FORMAT, Artifact, differences, load_artifact, one_thread, write_text
 from ..data.asking import (ACTIONS, DENSITIES, REPLAYED, block_of, check_actions, check_field,
-                                          check_replay, play_again, ranker_of)
+                                          check_replay, play_again)
 from ..data.checks import Check, sampled_blocks, skip
 from ..data.contents import check_rows, schema_faults
 from ..data.datasets import Dataset, user_ids
-from ..data.loading import dataset_of, find_dataset, run_params
+from ..data.loading import (as_arguments, dataset_of, find_dataset, played_by, recorded_params,
+                                           run_disagreements, run_params)
 from ..play.episodes import Episodes, rollout
 from ..play.measures import Tally, interval
 from ..play.policies import RandomSlates
 from ..play.worlds import normalised_score
-from ..rankers.gems import load_gems
+from ..rankers.ranker import load_ranker
 from ..training.encoders import (CHECKS, NO_LEAK, NO_OUTCOME, RAW_BELIEFS, WHOLE, check_beliefs,
                                                 check_latents, load_encoder, verify_derived)
 from ..world.embeddings import item_table
@@ -62,7 +64,7 @@ def outcome_unknown(actions: Check) -> Check:
     if actions.passed: return Check(NO_OUTCOME, True, 'the behaviour gives them before anything is clicked on them')
     return skip(NO_OUTCOME, f'it would follow if {ACTIONS}')
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #66997f1b
+# %% ../../nbs/lib/collection/76_verification.ipynb #2f9f8037
 def check_behaviour(dataset: Dataset, params: Params, simulator: TopicRec, sample: int) -> list[Check]:
     "Play a sample of blocks again, and ask the behaviour, where what made it is still there."
     recipe, policy = dataset.recipe, None
@@ -73,10 +75,9 @@ def check_behaviour(dataset: Dataset, params: Params, simulator: TopicRec, sampl
     numbers = sampled_blocks(len(dataset), recipe['block_size'], sample)
     blocks = [play_again(dataset, simulator, policy, block) for block in numbers]
     if policy is None: return [check_replay(blocks), *(skip(name, why) for name in ASKED)]
-    encoder = getattr(getattr(policy, 'agent', None), 'encoder', None)
-    actions = check_actions(blocks, ranker_of(policy))
+    actions = check_actions(blocks, policy.ranker)
     return [check_replay(blocks), description, actions, check_field(DENSITIES, blocks, 'log_probs'),
-            check_field(RAW_BELIEFS, blocks, 'beliefs'), check_leak(blocks[0].stored, encoder, params.env),
+            check_field(RAW_BELIEFS, blocks, 'beliefs'), check_leak(blocks[0].stored, policy.encoder, params.env),
             outcome_unknown(actions)]
 
 # %% ../../nbs/lib/collection/76_verification.ipynb #c1a57f09
@@ -91,7 +92,7 @@ def check_hidden(stored: list[Episodes], simulator: TopicRec) -> Check:
         if not same: return Check(FOLLOWS, False, 'another user')
     return Check(FOLLOWS, True)
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #321a5604
+# %% ../../nbs/lib/collection/76_verification.ipynb #1db16cf8
 def _mixed_beliefs(dataset: Dataset, stored: list[Episodes], params: Params) -> list[Check]:
     "Checks of the observations of a mixture."
     space = dataset.recipe['spaces']['encoder']
@@ -107,7 +108,7 @@ def _mixed_latents(dataset: Dataset, params: Params, most: int) -> Check:
     encoded = [number for number, source in enumerate(sources) if source['encoded']]
     rows = np.flatnonzero(np.isin(dataset.transitions('sources')['sources'], encoded))
     if not len(rows): return skip(NO_OUTCOME, f'its actions are those of its sources: {OF_SOURCES}')
-    try: ranker = load_gems(artifact_of(space['artifact'], 'gems', params), params.env)[0]
+    try: ranker = load_ranker(params.env, space['spec'], artifact_of(space['artifact'], space['kind'], params))
     except SlateRLError as error: return skip(NO_OUTCOME, str(error))
     return check_latents([dataset.take(_spread(rows, most))], ranker)
 
@@ -248,17 +249,25 @@ def require(checks: list[Check]):
     failed = [f'{check.name} ({check.detail})' if check.detail else check.name for check in checks if not check.passed]
     if failed: raise SlateRLError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #60e590f1
+# %% ../../nbs/lib/collection/76_verification.ipynb #edc081f1
 def asked_dataset(params: Params, quality: str, behaviour: str = '', path: str = '') -> Artifact:
     "The dataset that is asked for, or an error. Its bytes are not read."
-    if not path:
-        played_by = behaviour or OWN.get(quality)  # a mixture's sources have behaviours of their own
-        return find_dataset(params, quality, **(dict(behaviour=played_by) if played_by else {}))
+    name = behaviour or OWN.get(quality)  # a mixture's sources have behaviours of their own
+    asked = dict(behaviour=name) if name else {}
+    if not path: return find_dataset(params, quality, **asked)
     artifact = load_artifact(Path(path).expanduser(), 'dataset', verify=False)
-    if artifact.recipe['quality'] != quality:
-        raise SlateRLError(f"{path} is of the quality {artifact.recipe['quality']}; {quality} was asked. "
-                           f"Ask for it: -p quality {artifact.recipe['quality']}")
+    if differ := _file_disagreements(artifact, params, quality, asked):
+        line = verify_command(run_params(artifact), artifact.recipe['quality'], artifact)
+        raise SlateRLError(f"{path} is not what is asked: it has {as_arguments(differ)}. Verify it: {line}")
     return artifact
+
+def _file_disagreements(artifact: Artifact, params: Params, quality: str, asked: dict) -> dict:
+    "A file's own values of what is asked otherwise."
+    run, checkpoint = recorded_params(artifact), played_by(artifact).get('checkpoint')
+    differ = run_disagreements(artifact, params, quality, checkpoint=checkpoint, **asked)
+    if params.scale != run['scale']: differ['scale'] = run['scale']
+    if canonical(params.model_dump()) != canonical(run): return differ
+    return {key: value for key, value in differ.items() if key in ('quality', 'behaviour')}
 
 # %% ../../nbs/lib/collection/76_verification.ipynb #eb41c252
 def record_path(path: Path) -> Path: return path.with_name(path.name + '.verified.json')

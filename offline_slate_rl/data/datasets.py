@@ -125,9 +125,9 @@ def open_for_reading(path: Path) -> h5py.File:
     "The HDF5 file at `path`, whoever else has it open."
     return h5py.File(path, 'r', locking=False)
 
-# %% ../../nbs/lib/data/30_datasets.ipynb #10bcc9a5
+# %% ../../nbs/lib/data/30_datasets.ipynb #a4fba3cf
 class Dataset:
-    "An offline dataset on disk. Nothing is read before it is asked for; `derived` arrays stand in for its own."
+    "An offline dataset on disk. Nothing is read before it is asked for; `derived` arrays replace its own."
     def __init__(self, artifact: Artifact, *derived: Artifact):
         self.artifact, self.derived, self.path, self.recipe = artifact, derived, artifact.path, artifact.recipe
 
@@ -136,9 +136,18 @@ class Dataset:
     @property
     def episode_length(self) -> int: return self.recipe['env']['episode_length']
 
+    @property
+    def privileged(self) -> bool|None:
+        "Whether the simulator's knowledge made any of its arrays; None where that is not known, as of imported ones."
+        recipes = [artifact.recipe for artifact in (self.artifact, *self.derived)]
+        marks = [recipe.get('privileged') for recipe in recipes]
+        if any(marks): return True
+        return None if None in marks else False
+
     def __len__(self) -> int: return self.recipe['num_trajectories']
     def __repr__(self) -> str:
         about = ''.join(f"; {artifact.provenance['about']}" for artifact in self.derived)
+        about += {True: '; privileged', None: '; not known whether privileged', False: ''}[self.privileged]
         return f"Dataset({self.path.name}: {len(self)} episodes, {len(self)*self.episode_length} transitions{about})"
 
     @contextlib.contextmanager

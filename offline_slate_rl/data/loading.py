@@ -105,8 +105,8 @@ def as_arguments(values: dict) -> str:
     named = [f'{key}={value!r}' for key, value in values.items() if '.' not in key]
     return ', '.join(named + ([f'overrides={overrides!r}'] if overrides else []))
 
-# %% ../../nbs/lib/data/33_loading.ipynb #b8b6301e
-FIRST = 'behaviour', 'agent', 'seed', 'checkpoint', 'num_trajectories', 'collection_seed'  # what a person would name first
+# %% ../../nbs/lib/data/33_loading.ipynb #3fbda990
+FIRST = 'behaviour', 'agent', 'seed', 'checkpoint', 'num_trajectories', 'collection_seed'  # as people name them
 
 def distinguishing_values(mine: dict, others: list[dict]) -> dict:
     "Values of the description `mine` that none of the `others` has; empty where one of them has all."

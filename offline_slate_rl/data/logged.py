@@ -32,7 +32,7 @@ def imported(params: Params, kind: str) -> Artifact:  # kind: 'logged' or 'mf'
                            f"slate-rl import {source} --kind {kind} --env {params.env.name} --scale {params.scale}")
     return artifact
 
-# %% ../../nbs/lib/data/32_logged.ipynb #bc40f566
+# %% ../../nbs/lib/data/32_logged.ipynb #32414ced
 def pretrain_command(params: Params) -> str:
     "The line that logs trajectories and pretrains the ranker."
     return f'papermill nbs/10_pretrain.ipynb {params.arguments()}'
@@ -41,7 +41,7 @@ def logged_recipe(params: Params) -> dict:
     "What makes the logged trajectories of these parameters what they are."
     if params.logged.source: return imported(params, 'logged').recipe
     played = params.logged.model_dump(exclude={'source'})
-    return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', **played,
+    return dict(env=params.env.recipe(), policy='epsilon-greedy oracle', privileged=True, **played,
                 block_size=params.collection.block_size)
 
 def find_logged(params: Params) -> Artifact:

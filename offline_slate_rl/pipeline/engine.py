@@ -112,7 +112,7 @@ def _fit(value, types: frozenset):
         if type(value).__name__ in types & {'dict', 'list'}: return value
     raise ValueError(f"{value!r} is none of {sorted(types)}.")
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #55efb634
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #4922e528
 _INJECTED = {'PAPERMILL_INPUT_PATH', 'PAPERMILL_OUTPUT_PATH'}  # papermill's own, from --inject-paths
 _CHOICES = dict(env=registry, agent=agents, scale=scales, quality=lambda: QUALITIES, behaviour=lambda: BEHAVIOURS)
 
@@ -132,7 +132,8 @@ def _checked(notebook: Path, name: str, value, declared: Mapping[str, Parameter]
     except ValueError:
         kinds = ' or '.join(sorted(types)).replace('NoneType', 'None')
         raise NotebookError(f"{given}; expected {kinds}, such as its default {default!r}. {explained}") from None
-    if value and name in _CHOICES and value not in (valid := _CHOICES[name]()):
+    mixture = name == 'quality' and str(value).startswith('mixed_')  # mixtures have names of their own
+    if value and not mixture and name in _CHOICES and value not in (valid := _CHOICES[name]()):
         raise NotebookError(f"{given}. {nearest(value, valid)}")
     return value
 

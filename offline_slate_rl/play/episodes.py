@@ -102,7 +102,7 @@ def id_dtype(num_items: int) -> torch.dtype:
     "The smallest integer type that holds every item id."
     return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #1ab4b52a
+# %% ../../nbs/lib/play/20_episodes.ipynb #59a66ea9
 @torch.no_grad()
 def rollout(simulator: TopicRec, policy: Policy,
             episodes: int,               # how many
@@ -115,8 +115,9 @@ def rollout(simulator: TopicRec, policy: Policy,
            ) -> Episodes:                # on the CPU
     "Play `episodes` episodes."
     if policy.needs_view and not policy.privileged:
-        raise SlateRLError(f"The policy '{policy.name}' needs a view of what only the simulator knows, and says that it is "
-                           "not privileged. `privileged` follows from a policy's parts: do not override it.")
+        raise SlateRLError(f"The policy '{policy.name}' needs a view of what only the simulator knows, "
+                           "and says that it is not privileged. `privileged` follows from a policy's parts: "
+                           "do not override it.")
     simulator.seed, simulator.purpose = seed, purpose
     size, parts = simulator.num_envs, []
     blocks = math.ceil(episodes/size)

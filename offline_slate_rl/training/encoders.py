@@ -96,9 +96,9 @@ def own_space(dataset: Dataset, name: str, space: dict) -> bool:
     own = (dataset.recipe.get('spaces') or {}).get(name)
     return own is not None and model_sha256(own) == model_sha256(space)
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #472e98b4
+# %% ../../nbs/lib/training/64_encoders.ipynb #669fbace
 BLOCK = 100  # episodes encoded at once
-IDENTITY = 'dataset', 'model', 'encoding', 'format'
+IDENTITY = 'dataset', 'model', 'encoding', 'privileged', 'format'
 
 def _found(path: Path, kind: str, recipe: dict) -> Artifact|None:
     "The whole file at `path`, if it has this identity."
