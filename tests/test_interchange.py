@@ -348,7 +348,8 @@ def test_what_was_made_here_is_no_source(elsewhere):
         log_trajectories(tiny(logged__source=str(logged.path)))
 
 def test_what_nobody_imports_keeps_its_identity():
-    assert logged_recipe(tiny()).keys() == {'env', 'policy', 'num_trajectories', 'epsilon', 'seed', 'block_size'}
+    expected = {'env', 'policy', 'privileged', 'num_trajectories', 'epsilon', 'seed', 'block_size'}
+    assert logged_recipe(tiny()).keys() == expected
     logged = log_trajectories(tiny(logged__num_trajectories=10))
     assert 'source' not in mf_recipe(tiny(), logged)['mf']
 

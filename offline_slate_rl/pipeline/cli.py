@@ -208,7 +208,7 @@ def source_of(params, quality: str, behaviour: str):
         raise SlateRLError(f"There are {quality} datasets by {len(players)} behaviours. Say which: {ways}")
     return Dataset(load_artifact(find_dataset(params, quality, **asked).path, 'dataset'))
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #83e475e8
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #c5a2e6fb
 @command('mix', 'mix datasets of an environment by shares, each episode labelled with its source',
          argument('env'),
          argument('shares', nargs='+', metavar='QUALITY=SHARE',
@@ -219,7 +219,7 @@ def source_of(params, quality: str, behaviour: str):
          argument('--belief', default='',
                   help="encoder of all observations: 'best', 'step50000' or the path of a checkpoint"),
          argument('--actions', default='',
-                  help='path of a GeMS checkpoint that encodes the slates of datasets with other latents, or none'),
+                  help='path of a ranker (GeMS) that encodes the slates of datasets with other latents, or none'),
          FORCE)
 def _mix(args):
     from offline_slate_rl.collection.mixtures import mix, mixture_shares
