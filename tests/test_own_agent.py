@@ -93,7 +93,7 @@ def test_the_whole_chain_works_for_an_agent_of_ones_own(own):
     inspection = inspect_checkpoint(own)
     assert 'step40, yoked' in inspection.table.index
     # everybody sees the same slate
-    assert any('gains nothing by reacting' in warning for warning in inspection.warnings)
+    assert any('is not known to gain by reacting' in warning for warning in inspection.warnings)
     approve(own, note='a test')
     random, medium = (collect_dataset(own, quality) for quality in ('random', 'medium'))
     assert random.recipe['policy'] == 'random slates' and medium.recipe['policy'] == 'Bandit after 40 steps'

@@ -22,7 +22,7 @@ from ..play.policies import FixedSlate
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #6412c818
+# %% ../../nbs/lib/agents/52_latent.ipynb #f29cf21f
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
@@ -68,7 +68,7 @@ class LatentAgent(Agent):
         return dict(latent_spread=float(spread.mean()))
 
     def controls(self, played: Episodes) -> dict[str, Policy]:
-        "Its mean action, at every turn."
+        "One slate at every turn: its latents' mean over users and turns, decoded."
         mean = played.latents.mean((0, 1)).to(self.device)
         [slate] = self.ranker.decode(mean[None], np.random.default_rng(0))
         constant = FixedSlate(slate)

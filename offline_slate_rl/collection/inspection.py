@@ -139,14 +139,14 @@ def score_warnings(quality: str, score: float|None) -> list[str]:
     where = f"below {low}" if high == math.inf else f"outside {low} to {high}"
     return [f"its normalised score, as it would collect, is {score:.1f}, {where}."]
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #d2bb9f00
+# %% ../../nbs/lib/collection/71_inspection.ipynb #a69aefb3
 def reaction_warnings(name: str, episodes: dict[str, Episodes]) -> list[str]:
     "A policy that is not known to gain by reacting to its user."
     control = episodes.get(f'{name}, yoked')
     if control is None: return [unjudged(f"Whether {name} reacts to the user")]
     beyond = gain(episodes[name], control)
     if beyond.known: return []
-    return [f"{name} gains nothing by reacting to the user: shown its own slates rather than another user's, "
+    return [f"{name} is not known to gain by reacting to the user: shown its own slates rather than another user's, "
             f"users click {beyond} more."]
 
 def file_warnings(files) -> list[str]:

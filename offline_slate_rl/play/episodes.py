@@ -25,7 +25,7 @@ class Action(NamedTuple):
     log_prob: Tensor|None = None   # (num_envs,) log-density of the latent
     belief: Tensor|None = None     # (num_envs, state_dim) s_t, before the action
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #f9c727cf
+# %% ../../nbs/lib/play/20_episodes.ipynb #30ee41fe
 class Policy:
     "Maps observations to slates."
     name = 'policy'
@@ -45,7 +45,7 @@ class Policy:
         self.num_envs, self.generator, self.view = num_envs, generator, view
 
     def act(self, obs: Obs, deterministic: bool = False) -> Action:
-        "The next slates; with `deterministic` the policy's mode rather than a sample."
+        "The next slates; with `deterministic` without sampling, which tables call its mode."
         raise NotImplementedError
 
 # %% ../../nbs/lib/play/20_episodes.ipynb #2ec07820
