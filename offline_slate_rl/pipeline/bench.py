@@ -158,7 +158,7 @@ def sac_update_ms(seconds: float = 5.) -> float:
     def update(): agent.update(source.sample(20, draws), optimizers, 0, noise)
     return 1e3*best_time(update, seconds)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #365c4ae3
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #5b746bcf
 def clock():
     "A Lightning callback that notes when each batch ended."
     from pytorch_lightning import Callback
@@ -183,7 +183,7 @@ def sac_step_ms(steps: int = 160) -> float:
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SLATE_RL_OUTPUTS=folder):
         params, agent = untrained(training__device='cpu', training__max_steps=steps, training__target_step=steps,
                                   training__logger='none', training__val_episodes=2, agent__random_steps=20)
-        run = Run({}, Path(folder), 'bench', '', None, lambda *_, **__: None)
+        run = Run(dict(privileged=False), Path(folder), 'bench', '', None, lambda *_, **__: None)
         loop, keeper, watch = Loop(params, agent, SimulatorSource(params, agent)), Keeper(params, run), clock()
         numbers = DataLoader(range(steps), batch_size=None)
         run_lightning(loop, numbers, max_epochs=1, accelerator='cpu', callbacks=[keeper, watch])

@@ -102,7 +102,7 @@ def _rise(zero: Artifact|None, target: Artifact|None) -> dict[str, str]:
     if zero: row['curve'] = 'rising' if reward - half > zero.provenance['validation']['val_reward'] else 'NOT rising'
     return row
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #0db490e6
+# %% ../../nbs/lib/pipeline/95_status.ipynb #05aae1d4
 def approval_status(params: Params) -> str:
     "Who has let the medium checkpoint collect as the parameters want it played."
     behaviour, why_not = _there(lambda: find_behaviour(params, 'medium'))
@@ -123,7 +123,9 @@ def _dataset(artifact: Artifact) -> str:
     skipped = sum(check['skipped'] for check in checks)
     returned = f"{measures['return_mean']:.1f} (random slates {measures['random_return']:.1f})"
     card = 'card' if (artifact.path.parent/'README.md').is_file() else 'NO card'
-    parts = episodes, returned, f'{len(checks) - skipped} checks passed', f'{skipped} skipped' if skipped else '', card
+    privileged = 'privileged' if artifact.recipe['privileged'] else ''
+    passed = f'{len(checks) - skipped} checks passed'
+    parts = episodes, privileged, returned, passed, f'{skipped} skipped' if skipped else '', card
     return ', '.join(filter(None, parts))
 
 # %% ../../nbs/lib/pipeline/95_status.ipynb #5fd1a232
