@@ -1231,6 +1231,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'offline_slate_rl/pipeline/readme.py'),
                                                   'offline_slate_rl.pipeline.readme.modules': ( 'lib/pipeline/readme.html#modules',
                                                                                                 'offline_slate_rl/pipeline/readme.py'),
+                                                  'offline_slate_rl.pipeline.readme.names_a_place': ( 'lib/pipeline/readme.html#names_a_place',
+                                                                                                      'offline_slate_rl/pipeline/readme.py'),
                                                   'offline_slate_rl.pipeline.readme.number': ( 'lib/pipeline/readme.html#number',
                                                                                                'offline_slate_rl/pipeline/readme.py'),
                                                   'offline_slate_rl.pipeline.readme.plot_rooms': ( 'lib/pipeline/readme.html#plot_rooms',

@@ -8,7 +8,7 @@ __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'process_sec
            'draft_slates_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #c0a427bc
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #c1cd5572
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from ..collection.collect import dataset_recipe
 from ..collection.verification import require, verify
 from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, env_params, load_params, outputs_dir
-from ..core.store import Artifact, load_artifact, one_thread, save_artifact, save_tensors, write_text
+from ..core.store import (Artifact, freed_memory_kept, load_artifact, one_thread, save_artifact,
+                                         save_tensors, write_text)
 from ..core.streams import torch_seeded
 from ..data.collecting import collect
 from ..data.datasets import Dataset, write_dataset
@@ -237,8 +238,9 @@ def draft_slates_per_s(seconds: float = 5.) -> float:
             optimizer.step()
     return size*len(batches)/best_time(train, seconds)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #b9ae2ee7
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #5c16a259
 @one_thread()
+@freed_memory_kept()
 def bench(names: list[str]|None = None,  # all without
           path: Path|None = None,        # outputs/bench/latest.json without
          ) -> list[dict]:
