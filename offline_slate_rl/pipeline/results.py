@@ -6,7 +6,7 @@
 __all__ = ['RESULTS', 'CURVE', 'REPORTS', 'replace_rows', 'control_rows', 'baselines', 'return_rows', 'run_label', 'curve_rows',
            'keep_reports', 'keep_run', 'reaction_of_runs', 'plot_curves']
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #f74ef3c7
+# %% ../../nbs/lib/pipeline/94_results.ipynb #9eee2f37
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
@@ -17,9 +17,9 @@ from ..agents.agent import Agent
 from ..collection.inspection import latent_figures
 from ..core.params import Params, outputs_dir, repo_dir
 from .engine import notebooks_dir, report_path
-from ..play.controls import worth_of_reacting, yoked
+from ..play.controls import yoked
 from ..play.episodes import Episodes, Policy
-from ..play.measures import evaluate
+from ..play.measures import evaluate, paired
 from ..play.policies import RandomSlates
 from ..play.worlds import SearchedSlate, committed_slate
 from ..training.checkpoints import find_checkpoint, load_agent, target_name, train_command
@@ -36,7 +36,7 @@ def replace_rows(path: Path, rows: pd.DataFrame, key: str):
     table = pd.concat([kept, rows]) if len(kept) else rows
     table.to_csv(path, index=False, float_format='%.6g')
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #a1abe9a5
+# %% ../../nbs/lib/pipeline/94_results.ipynb #17255911
 def _row(policy: str, measures: dict, privileged: bool, **more) -> dict:
     return {'policy': policy, 'return': measures['return_mean'], 'ci95': measures['return_ci95'],
             'episodes': measures['episodes'], 'distinct_slates': measures['distinct_slates'],
@@ -51,7 +51,7 @@ def control_rows(agent: Agent, name: str,  # of its checkpoint
     for control, policy in agent.controls(episodes).items(): controls[control] = evaluate(policy, env, users)
     rows = []
     for control, (played, measures) in controls.items():
-        gain, half = worth_of_reacting(episodes, played)
+        gain, half = paired(episodes, played)
         rows.append(_row(f'{name}, {control}', measures, agent.privileged, gain=gain, gain_ci95=half))
     return rows
 
