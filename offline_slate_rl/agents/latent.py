@@ -75,9 +75,11 @@ class LatentAgent(Agent):
         constant.name = 'constant action'
         return {'constant action': constant}
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #0a3542be
+# %% ../../nbs/lib/agents/52_latent.ipynb #13a3aa45
 class LatentPolicy(Policy):
     "A `LatentAgent` that plays, possibly with more exploration than it has."
+    explores = 'epsilon', 'noise'
+
     def __init__(self, agent: LatentAgent, name: str = 'agent',
                  epsilon: float = 0.,  # on this share of turns the latent is uniform over its range
                  noise: float = 0.,    # standard deviation of Gaussian noise on the latent, in half-widths of the range
@@ -93,7 +95,7 @@ class LatentPolicy(Policy):
 
     def reset(self, num_envs, generator, view=None):
         super().reset(num_envs, generator, view)
-        self.state = self.agent.actor_belief.initial(num_envs)
+        self.memory = self.agent.actor_belief.initial(num_envs)
 
     def normals(self, shape) -> Tensor:
         return torch.from_numpy(self.generator.standard_normal(tuple(shape), dtype=np.float32)).to(self.device)
@@ -101,8 +103,7 @@ class LatentPolicy(Policy):
     @torch.no_grad()
     def act(self, obs: Obs, deterministic: bool = False) -> Action:
         agent = self.agent
-        self.state = agent.actor_belief.step(obs, self.state)
-        belief = self.state[0]
+        belief, self.memory = agent.actor_belief.step(obs, self.memory)
         mean, log_std = agent.gaussian(belief)
         if deterministic: unit, log_prob = torch.tanh(mean), None
         else:

@@ -6,11 +6,10 @@
 __all__ = ['OWN', 'LOGGING_EPSILON', 'quality_step', 'quality_checkpoint', 'playing', 'Behaviour', 'Described', 'described',
            'find_behaviour', 'artifact_of', 'recorded_behaviour']
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #60b78f41
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #f6e56681
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..agents.latent import LatentPolicy
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.params import BEHAVIOURS, QUALITIES, EnvParams, Params
 from ..core.store import Artifact, artifacts, load_artifact
@@ -42,7 +41,7 @@ def quality_checkpoint(params: Params, quality: str,
                            f"{params.env.label} is asked.")
     return artifact
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #53c6fb0f
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #28041353
 LOGGING_EPSILON = 0.5  # of the epsilon-greedy oracle, as in the published logs
 
 def playing(deterministic: bool, epsilon: float = 0., noise: float = 0.) -> str:
@@ -80,7 +79,7 @@ class Behaviour:
     def _agent_policy(self) -> Policy:
         policy = load_agent(load_artifact(self.checkpoint.path, 'checkpoint')).policy()
         policy.name = self.checkpoint.recipe['agent_name']
-        if self.epsilon or self.noise: policy.epsilon, policy.noise = self.epsilon, self.noise
+        for key in policy.explores: setattr(policy, key, getattr(self, key))
         return policy
 
 # %% ../../nbs/lib/collection/70_behaviours.ipynb #3effda87
@@ -116,7 +115,7 @@ def _described_agent(behaviour: Behaviour) -> Described:
     privileged = policy.privileged or recipe['privileged']  # a part may serve learning only
     return Described(who, spaces, inputs, privileged, f"{recipe['agent_name']} after {steps} steps")
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #f49cf106
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #bfeb6e1b
 def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoint: str = '') -> Behaviour:
     "A quality's own behaviour, or the one named; played as the section `collection` says, or refused."
     if quality not in QUALITIES: raise SlateRLError(f"Unknown quality '{quality}'. {nearest(quality, QUALITIES)}")
@@ -126,9 +125,11 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
         checkpoint = quality_checkpoint(params, quality, model_checkpoint)
         behaviour = Behaviour(name, params.env, checkpoint,
                               deterministic=how.deterministic, epsilon=how.epsilon, noise=how.noise)
-        if (how.epsilon or how.noise) and not isinstance(behaviour.policy(), LatentPolicy):
-            raise SlateRLError("collection.epsilon and collection.noise explore among latents, "
-                               f"and {params.agent_name} has none.")
+        policy = behaviour.policy()
+        for key in 'epsilon', 'noise':
+            if not getattr(how, key) or key in policy.explores: continue
+            raise SlateRLError(f"collection.{key} is {getattr(how, key)}, and the policy of {params.agent_name} "
+                               f"takes no {key}. Leave it out.")
         return behaviour
     if model_checkpoint:
         raise SlateRLError(f"model_checkpoint names {model_checkpoint}, and the behaviour {name} has no checkpoint. "

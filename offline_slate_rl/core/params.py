@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['AGENTS', 'RANKERS', 'QUALITIES', 'BEHAVIOURS', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical', 'short_hash',
-           'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'GeMSParams', 'RankerParams', 'AgentParams',
-           'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'validated', 'agent_params',
-           'registry', 'env_params', 'seeds', 'agents', 'scales', 'checked_seed', 'agent_values', 'load_params']
+           'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'ClickModelParams', 'GeMSParams', 'RankerParams',
+           'AgentParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'validated',
+           'agent_params', 'registry', 'env_params', 'seeds', 'agents', 'scales', 'checked_seed', 'agent_values',
+           'load_params']
 
-# %% ../../nbs/lib/core/01_params.ipynb #fd7f1214
+# %% ../../nbs/lib/core/01_params.ipynb #32f236e4
 import copy, hashlib, importlib.util, json, os
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer
 
 from .errors import Registry, SlateRLError, nearest
 
@@ -94,7 +95,7 @@ class EnvParams(Strict):
         table = hashlib.sha256(path.read_bytes()).hexdigest()
         return recipe | dict(item_embeddings=table, item_seed=None, item_exponent=None)
 
-# %% ../../nbs/lib/core/01_params.ipynb #091b646e
+# %% ../../nbs/lib/core/01_params.ipynb #1c0602d7
 class LoggedParams(Strict):
     num_trajectories: int
     epsilon: float
@@ -113,6 +114,15 @@ class MFParams(Strict):
     seed: int|None
     source: str|None
 
+class ClickModelParams(Strict):
+    state_dim: int
+    item_embedding_dim: int
+    lr: float
+    batch_size: int
+    epochs: int
+    train_val_split: float
+    seed: int|None
+
 class GeMSParams(Strict):
     latent_dim: int
     item_embedding_dim: int
@@ -128,19 +138,31 @@ class GeMSParams(Strict):
     bounds_trajectories: int
     ranker_seed: int|None
 
-# %% ../../nbs/lib/core/01_params.ipynb #eb56374f
+# %% ../../nbs/lib/core/01_params.ipynb #eb972f45
 AGENTS = Registry('agent algorithm', {
     'SAC': 'offline_slate_rl.agents.sac',
     'REINFORCE': 'offline_slate_rl.agents.reinforce',
+    'SoftMax': 'offline_slate_rl.agents.softmax',
+    'SlateQ': 'offline_slate_rl.agents.slateq',
+    'DQN': 'offline_slate_rl.agents.dqn',
+    'Wolpertinger': 'offline_slate_rl.agents.wolpertinger',
 })
 RANKERS = Registry('ranker', {
     'GeMS': 'offline_slate_rl.rankers.gems',
-    'topk': 'offline_slate_rl.rankers.ranker',
+    'topk': 'offline_slate_rl.rankers.item_rankers',
+    'kHead': 'offline_slate_rl.rankers.item_rankers',
+    'kNN': 'offline_slate_rl.rankers.item_rankers',
 })
 
 class RankerParams(Strict):
-    "Which ranker turns an agent's latent actions into slates."
+    "Which ranker turns an agent's latent actions into slates. An option is written down only where it is on."
     name: str
+    leave_out_clicked: bool = False  # whether items that were clicked in this episode are not shown again
+
+    @model_serializer(mode='wrap')
+    def _without_defaults(self, dump) -> dict:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name: value for name, value in dump(self).items() if value != defaults[name]}
 
 class AgentParams(Strict):
     "What the training loop asks of every agent."
@@ -186,7 +208,7 @@ class CollectionParams(Strict):
     epsilon: float = Field(ge=0, le=1)
     noise: float = Field(ge=0)
 
-# %% ../../nbs/lib/core/01_params.ipynb #d89787f4
+# %% ../../nbs/lib/core/01_params.ipynb #1f9988b9
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files."
     agent_name: str
@@ -195,6 +217,7 @@ class Params(Strict):
     env: EnvParams
     logged: LoggedParams
     mf: MFParams
+    click_model: ClickModelParams
     gems: GeMSParams
     agent: SerializeAsAny[AgentParams]
     training: TrainingParams
@@ -206,6 +229,9 @@ class Params(Strict):
 
     @property
     def mf_seed(self) -> int: return self.seed if self.mf.seed is None else self.mf.seed
+
+    @property
+    def click_model_seed(self) -> int: return self.seed if self.click_model.seed is None else self.click_model.seed
 
     @property
     def outputs(self) -> Path: return outputs_dir(self.scale)
@@ -304,15 +330,19 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; it should be a whole number from 0 to 2^63 - 1.")
     return whole
 
-# %% ../../nbs/lib/core/01_params.ipynb #f8b93bac
-def _set(values: dict, key: str, value, source: str, shrink: bool = False):
-    "Set the dotted `key`, which must exist; with `shrink` never to more than it was."
+# %% ../../nbs/lib/core/01_params.ipynb #3a3e84cf
+def _set(values: dict, key: str, value, source: str, shrink: bool = False, optional: bool = False):
+    "Set the dotted `key`, which must exist unless it is `optional`; with `shrink` never to more than it was."
     section, parts = values, key.split('.')
     for depth, part in enumerate(parts):
-        if not isinstance(section, dict) or part not in section:
+        if section is None:
+            raise SlateRLError(f"{source}: '{'.'.join(parts[:depth])}' is null, so it has no key '{key}'. "
+                               "Give it as a whole.")
+        last = depth == len(parts) - 1
+        if not isinstance(section, dict) or part not in section and not (optional and last):
             known = ['.'.join([*parts[:depth], name]) for name in section] if isinstance(section, dict) else []
             raise SlateRLError(f"{source}: unknown key '{key}'. {nearest(key, known)}")
-        if depth == len(parts) - 1: section[part] = min(value, section[part]) if shrink else value
+        if last: section[part] = min(value, section[part]) if shrink else value
         section = section[part]
 
 def _parsed_overrides(overrides: dict|str|None) -> dict:
@@ -340,7 +370,7 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/agents/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/01_params.ipynb #42dcb313
+# %% ../../nbs/lib/core/01_params.ipynb #9b5d9b6e
 def load_params(env: str,                         # name of a registered environment
                 agent: str = 'SAC+GeMS',          # name of a file in params/agents
                 seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
@@ -359,7 +389,7 @@ def load_params(env: str,                         # name of a registered environ
         _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     base = _params(values, f'params/scales.yaml, {scale}')
     overrides = _parsed_overrides(overrides)
-    for key, value in overrides.items(): _set(values, key, value, 'overrides')
+    for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_has(base, key))
     if not overrides: return base
     changed = _params(values, 'overrides')
     for key, value in overrides.items():
@@ -371,3 +401,10 @@ def _get(params: Params, key: str):
     "The value at a dotted key."
     for part in key.split('.'): params = getattr(params, part)
     return params
+
+def _has(params: Params, key: str) -> bool:
+    "Whether there is a dotted key; the files need not name one that has a default."
+    for part in key.split('.'):
+        if not isinstance(params, Strict) or part not in type(params).model_fields: return False
+        params = getattr(params, part)
+    return True

@@ -17,15 +17,15 @@ from ..core.errors import SlateRLError
 from ..core.streams import stream
 from ..world.simulator import Obs, TopicRec, Turn, View
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #c361ca9f
+# %% ../../nbs/lib/play/20_episodes.ipynb #82cea690
 class Action(NamedTuple):
     "What a policy answers, for each environment."
     slate: Tensor                  # (num_envs, slate_size) item ids
     latent: Tensor|None = None     # (num_envs, latent_dim) the proto-action that a ranker decoded
-    log_prob: Tensor|None = None   # (num_envs,) log-density of the latent
+    log_prob: Tensor|None = None   # (num_envs,) log-density of the latent; without latents, log-probability of the slate
     belief: Tensor|None = None     # (num_envs, state_dim) s_t, before the action
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #30ee41fe
+# %% ../../nbs/lib/play/20_episodes.ipynb #413f883d
 class Policy:
     "Maps observations to slates."
     name = 'policy'
@@ -33,6 +33,7 @@ class Policy:
     ranker = None                 # what decodes its latents to slates
     encoder = None                # what makes its beliefs from slates and clicks
     device = torch.device('cpu')  # where its simulator should be
+    explores = ()                 # of `epsilon` and `noise`, what a collection may add to it
 
     @property
     def privileged(self) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GeMSRankerParams', 'GeMS', 'kl_to_prior', 'gems_losses', 'set_bounds', 'gems_recipe', 'find_gems', 'load_gems']
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #4a5e9b61
+# %% ../../nbs/lib/rankers/42_gems.ipynb #6a92f117
 from typing import Literal
 
 import numpy as np, torch, torch.nn.functional as F
@@ -18,12 +18,13 @@ from ..core.store import Artifact, find_artifact, load_tensors
 from ..data.logged import find_logged, pretrain_command
 from ..play.episodes import Episodes
 from .mf import find_mf
-from .ranker import Ranker, load_ranker
+from .ranker import Ranker, load_ranker, options_in, pick_items
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #47f1844e
+# %% ../../nbs/lib/rankers/42_gems.ipynb #98fc8f18
 class GeMSRankerParams(RankerParams):
     "GeMS' own parameters are in the section `gems`: it is trained before the agent."
     name: Literal['GeMS']
+    distinct: bool = False  # whether no item is twice in a slate
 
 def _mlp(*dims: int) -> nn.Sequential:
     "Linear layers with ReLU after each."
@@ -80,7 +81,7 @@ def gems_losses(gems: GeMS, slates: Tensor, clicks: Tensor,  # (n, slate_size) e
     total = items + gems.params.lambda_click*clicked + gems.params.lambda_KL*kl
     return dict(items=items, clicks=clicked, kl=kl, loss=total)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #298bdc01
+# %% ../../nbs/lib/rankers/42_gems.ipynb #b4ff804c
 @patch
 def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_items)
     "Item logits of each slot."
@@ -88,12 +89,15 @@ def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_item
 
 @patch
 @torch.no_grad()
-def decode(self: GeMS, latents: Tensor, generator: np.random.Generator|None = None) -> Tensor:
+def decode(self: GeMS, latents: Tensor, generator: np.random.Generator|None = None,
+           left_out: Tensor|None = None) -> Tensor:
     "Item ids (..., slate_size)."
-    if not self.params.ranker_sample: return argmax_items(self.heads(latents)[0], self.embedding.weight)
-    logits = self.scores(latents)
-    gumbel = torch.from_numpy(generator.gumbel(size=tuple(logits.shape))).to(logits)
-    return (logits + gumbel).argmax(-1)
+    free = left_out is None and not self.distinct
+    if free and not self.params.ranker_sample: return argmax_items(self.heads(latents)[0], self.embedding.weight)
+    scores = self.scores(latents)
+    if self.params.ranker_sample:
+        scores = scores + torch.from_numpy(generator.gumbel(size=tuple(scores.shape))).to(scores)
+    return pick_items(scores, left_out, self.distinct)
 
 # %% ../../nbs/lib/rankers/42_gems.ipynb #4ec65f1e
 @torch.no_grad()
@@ -138,14 +142,15 @@ def load_gems(artifact: Artifact, env: EnvParams) -> tuple[GeMS, list[dict]]:
     "The frozen ranker and the history of its training."
     return load_ranker(env, GeMS.spec_from(artifact), artifact), load_tensors(artifact.path)['history']
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #fd93bbd4
+# %% ../../nbs/lib/rankers/42_gems.ipynb #5850d58d
 @patch
-def spec(self: GeMS) -> dict: return _spec(self.params)
+def spec(self: GeMS) -> dict: return _spec(self.params) | self.options
 
 def _spec(params: GeMSParams) -> dict: return dict(name='GeMS', gems=params.model_dump(exclude={'ranker_seed'}))
 
 @patch(cls_method=True)
-def spec_of(cls: GeMS, params: Params) -> dict: return _spec(params.gems)
+def spec_of(cls: GeMS, params: Params) -> dict:
+    return _spec(params.gems) | options_in(params.agent.ranker.model_dump())
 
 @patch(cls_method=True)
 def spec_from(cls: GeMS, source: Artifact) -> dict|None:

@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = ['CHOOSE_BEST', 'Replay', 'SimulatorSource', 'Trained', 'in_the_way', 'train']
 
-# %% ../../nbs/lib/training/63_online.ipynb #81082294
+# %% ../../nbs/lib/training/63_online.ipynb #203ad226
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..agents.agent import Agent
+from ..agents.agent import HIDDEN, Agent
 from ..core.errors import SlateRLError
 from ..core.params import Params
 from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences, load_artifact,
                                          load_tensors, manifest_path, matching, one_thread, pick_device, stage_log)
 from ..play.episodes import Episodes, rollout
 from ..play.measures import evaluate
-from ..rankers.ranker import find_ranker
-from .checkpoints import (checkpoints, load_policy, new_agent, run_folder, run_name,
-                                                   run_recipe, target_name, train_command)
+from .checkpoints import (checkpoints, load_policy, run_folder, run_name, run_recipe,
+                                                   target_name, train_command, untrained_agent)
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 
@@ -68,7 +67,7 @@ class Replay:
             self.arrays[name] = self._room_for(value)
             self.arrays[name][:len(self)] = value
 
-# %% ../../nbs/lib/training/63_online.ipynb #d97ca5c4
+# %% ../../nbs/lib/training/63_online.ipynb #0cf2525b
 class SimulatorSource:
     "Episodes that the agent plays itself."
     def __init__(self, params: Params, agent: Agent):
@@ -76,14 +75,14 @@ class SimulatorSource:
         self.simulator = TopicRec(params.env, item_table(params.env), params.agent.num_envs, device=device)
         most = params.training.max_steps + params.agent.num_envs  # more is never played
         self.replay = Replay(agent.keeps, min(params.agent.capacity, most), device)
-        self.returns = []
+        self.returns, self.hidden = [], not HIDDEN.isdisjoint(agent.keeps)
 
     def advance(self, agent: Agent, steps: int):
         "Before step `steps`: play the next `num_envs` episodes, if those before have all been stepped through."
         p = self.params.agent
         if steps % p.num_envs: return
         policy = agent.random_policy() if steps < p.random_steps else agent.policy(explore=steps)
-        played = rollout(self.simulator, policy, p.num_envs, self.params.seed, 'train', steps//p.num_envs)
+        played = rollout(self.simulator, policy, p.num_envs, self.params.seed, 'train', steps//p.num_envs, oracle=self.hidden)
         self.replay.add(played)
         self.returns = played.returns.tolist()
 
@@ -94,7 +93,7 @@ class SimulatorSource:
         self.replay.restore(state['replay'])
         self.returns = state['returns']
 
-# %% ../../nbs/lib/training/63_online.ipynb #c9195add
+# %% ../../nbs/lib/training/63_online.ipynb #cfd03bbb
 @dataclass
 class Trained:
     "A finished training."
@@ -147,9 +146,8 @@ def train(params: Params, force: bool = False) -> Trained:
 def _fit(params: Params, recipe: dict, resume: dict|None, say):
     "Train the agent of these parameters in the simulator."
     from offline_slate_rl.training.loop import Run, fit  # Lightning costs seconds, and a finished run does not need it
-    ranker, _ = find_ranker(params)
-    agent = new_agent(params, ranker).to(pick_device(params.training.device))
-    if ranker is not None:
+    agent = untrained_agent(params)[0].to(pick_device(params.training.device))
+    if agent.ranker is not None:
         centre, scale = agent.ranker.centre, agent.ranker.scale
         say(f"Action bounds: centre {centre.min():.3f} to {centre.max():.3f}, "
             f"scale {scale.min():.3f} to {scale.max():.3f}")
