@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['HIDDEN', 'Agent', 'make_agent', 'largest_value']
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #74e0002d
+# %% ../../nbs/lib/agents/51_agent.ipynb #22ecf334
 import numpy as np, torch
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, AgentParams, EnvParams, Params
+from ..core.params import AGENTS, AgentParams, EnvParams
+from ..core.params import Params as RunParams
 from ..core.store import Artifact
 from ..play.episodes import Episodes, Policy
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #0c7bad2f
+# %% ../../nbs/lib/agents/51_agent.ipynb #d62a12a6
 HIDDEN = {'users', 'bored', 'scores'}  # fields of episodes that only the simulator knows
 
 class Agent(nn.Module):
@@ -48,7 +49,7 @@ class Agent(nn.Module):
         return RandomLatents(self.ranker) if self.ranker is not None else RandomSlates(self.env.num_items)
 
     @classmethod
-    def inputs(cls, params: Params) -> dict[str, Artifact]:
+    def inputs(cls, params: RunParams) -> dict[str, Artifact]:
         "Artifacts that it is made with, by kind, beside its ranker's; an error where one is missing."
         return {}
 
