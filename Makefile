@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench ablation worlds check lab export plots readme rooms
+.PHONY: help demo test bench agents ablation worlds check lab export plots readme rooms
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -31,6 +31,10 @@ worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that table
 check: .venv/.ready ## ruff; package and README match the notebooks, imports go down, every test gets run
 	$(BIN)/ruff check offline_slate_rl nbs tests
 	$(BIN)/python -m pytest -q tests/test_repository.py
+
+agents: export OMP_NUM_THREADS = 1
+agents: .venv/.ready ## train the agents of params/agent_study.yaml and keep their rows in nbs/results (hours; ITEMS=table.pt)
+	$(BIN)/python -c "from offline_slate_rl.studies.agents import run_study; print(run_study(items='$(ITEMS)'))"
 
 ablation: export OMP_NUM_THREADS = 1
 ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)

@@ -32,14 +32,15 @@ class Plan:
         steps = recipe.get('checkpoint')
         return Artifact(path, dict(kind=kind, recipe=recipe, sha256=sha256, provenance=dict(steps=steps)))
 
-    def pretrained(self, params: Params) -> tuple[Ranker, Artifact|None]:
-        "The untrained ranker of some parameters, and the artifact that it would be loaded from."
+    def pretrained(self, params: Params) -> tuple[Ranker|None, Artifact|None]:
+        "The untrained ranker of some parameters, if they have one, and the artifact that it would be loaded from."
         trajectories = log_trajectories(params)
         table = pretrain_mf(params, trajectories)
         gems = pretrain_gems(params, trajectories, table if params.gems.ranker_embedds == 'mf' else None)
         asked = params.agent.ranker
+        if asked is None: return None, None
         spec = RANKERS[asked.name].spec_of(params)
-        sources = dict(GeMS=gems, mf=table, ideal=None)
+        sources = dict(GeMS=gems, mf=table, ideal=None, scratch=None)
         with torch_seeded(0, 'plan'): ranker = build_ranker(params.env, spec)
         return ranker, sources[getattr(asked, 'embeddings', asked.name)]
 
@@ -51,7 +52,7 @@ class Plan:
             return self.artifact(path, 'checkpoint', {**run_recipe(params), 'checkpoint': name})
         stands_in = dict(find_checkpoint=find_checkpoint, load_artifact=lambda path, kind: path,
                          load_agent=lambda path: new_agent(params, ranker), load_ranker=lambda *_: ranker,
-                         ranker_source=lambda params: (ranker.spec(), source))
+                         ranker_source=lambda params: (ranker and ranker.spec(), source))
         self.monkeypatch.setattr(checkpoints, 'find_ranker', lambda params: (ranker, source))
         for name, function in stands_in.items(): self.monkeypatch.setattr(behaviours, name, function)
         for quality in 'medium', 'expert': collect_dataset(params, quality, model_checkpoint)
@@ -68,10 +69,15 @@ def differing(recipes: list[dict]) -> list[dict]:
     keys = {key for recipe in flat for key in recipe if any(other.get(key) != recipe[key] for other in flat)}
     return [{key: recipe.get(key) for key in keys} for recipe in flat]
 
+RANKED = [
+    {'name': 'topk', 'embeddings': 'mf'}, {'name': 'kHead', 'embeddings': 'mf'}, {'name': 'kNN', 'embeddings': 'mf'},
+    {'name': 'kHead', 'embeddings': 'scratch'}, {'name': 'kHead', 'embeddings': 'mf', 'distinct': True},
+    {'name': 'GeMS', 'distinct': True}, {'name': 'GeMS', 'leave_out_clicked': True}]
+
 CHANGES = [
     {}, {'env.omega': .5}, {'env.gamma': .9}, {'env.item_seed': 9},
     {'collection.seed': 2}, {'collection.block_size': 5}, {'collection.num_trajectories': 20},
-    {'agent.q_lr': .01}, {'agent.belief.state_dim': 8},
+    *({'agent.ranker': ranker} for ranker in RANKED), {'agent.q_lr': .01}, {'agent.belief.state_dim': 8},
     {'gems.latent_dim': 16}, {'gems.lr': .01}, {'gems.ranker_seed': 5},
     {'gems.ranker_embedds': 'mf'}, {'gems.ranker_embedds': 'ideal'}, {'gems.ranker_embedds': 'mf', 'mf.lr': .01},
     {'mf.lr': .01}, {'mf.seed': 5}, {'logged.epsilon': .1}, {'logged.seed': 5}, {'logged.num_trajectories': 100},

@@ -52,7 +52,7 @@ def quality_row(artifact: Artifact) -> list[str]:
             figure('random_return', '.1f'), above, figure('topics_per_slate', '.2f'),
             figure('catalogue_coverage', '.0%'), outcome(record)]
 
-# %% ../../nbs/lib/collection/77_card.ipynb #9df687a0
+# %% ../../nbs/lib/collection/77_card.ipynb #724f75f9
 MEANING = {
     'actions': 'the latent that the ranker decoded: the action',
     'slates': 'items shown, slot by slot',
@@ -60,7 +60,7 @@ MEANING = {
     'rewards': 'clicks on the slate',
     'terminals': 'always false: the horizon is a timeout, no terminal state',
     'timeouts': 'true at the last turn',
-    'log_probs': 'log-density of the latent under the policy that played',
+    'log_probs': 'log-density of the latent, or without latents log-probability of the slate, of the policy that played',
     'episode_ids': 'episode',
     'timesteps': 'turn, from 0',
     'observations': 'belief of the behaviour policy before the action',
@@ -95,18 +95,19 @@ def keys_of(found: list[Artifact]) -> str:
         except UNREADABLE: continue
     return ''
 
-# %% ../../nbs/lib/collection/77_card.ipynb #76d796e2
+# %% ../../nbs/lib/collection/77_card.ipynb #9eb96f31
 def played(recipe: dict) -> str:
     "The behaviour and how it played."
     if 'sources' in recipe: return _mixed(recipe['sources'])
     if recipe['behaviour']['name'] != 'agent': return recipe['policy']
     deterministic, epsilon, noise = (recipe[key] for key in ('deterministic', 'epsilon', 'noise'))
     words = [f"{recipe['policy']}, {playing(deterministic, epsilon, noise)}"]
-    if epsilon: words.append(f'on {epsilon:.0%} of turns, chosen at random, the latent is uniform over its range')
+    random = 'latent is uniform over its range' if recipe['spaces']['ranker'] else 'slate is uniformly random'
+    if epsilon: words.append(f'on {epsilon:.0%} of turns, chosen at random, the {random}')
     if noise: words.append(f'Gaussian noise of {noise} half-widths of the range on the latent, clipped to the range')
     of = 'what played, the mixture' if epsilon else 'what played'
     if deterministic or noise: words.append('no log_probs: such a policy has no density')
-    elif recipe['spaces']['ranker']: words.append(f'log_probs are those of {of}')
+    else: words.append(f'log_probs, where there are any, are those of {of}')
     return '; '.join(words)
 
 def _mixed(sources: list[dict]) -> str:

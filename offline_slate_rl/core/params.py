@@ -138,7 +138,7 @@ class GeMSParams(Strict):
     bounds_trajectories: int
     ranker_seed: int|None
 
-# %% ../../nbs/lib/core/01_params.ipynb #eb972f45
+# %% ../../nbs/lib/core/01_params.ipynb #40ba8153
 AGENTS = Registry('agent algorithm', {
     'SAC': 'offline_slate_rl.agents.sac',
     'REINFORCE': 'offline_slate_rl.agents.reinforce',
@@ -161,8 +161,7 @@ class RankerParams(Strict):
 
     @model_serializer(mode='wrap')
     def _without_defaults(self, dump) -> dict:
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        return {name: value for name, value in dump(self).items() if value != defaults[name]}
+        return {name: value for name, value in dump(self).items() if value != type(self).model_fields[name].default}
 
 class AgentParams(Strict):
     "What the training loop asks of every agent."
@@ -330,17 +329,15 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; it should be a whole number from 0 to 2^63 - 1.")
     return whole
 
-# %% ../../nbs/lib/core/01_params.ipynb #3a3e84cf
+# %% ../../nbs/lib/core/01_params.ipynb #ba4294b1
 def _set(values: dict, key: str, value, source: str, shrink: bool = False, optional: bool = False):
     "Set the dotted `key`, which must exist unless it is `optional`; with `shrink` never to more than it was."
     section, parts = values, key.split('.')
     for depth, part in enumerate(parts):
-        if section is None:
-            raise SlateRLError(f"{source}: '{'.'.join(parts[:depth])}' is null, so it has no key '{key}'. "
-                               "Give it as a whole.")
-        last = depth == len(parts) - 1
+        above, last = '.'.join(parts[:depth]), depth == len(parts) - 1
+        if section is None: raise SlateRLError(f"{source}: '{above}' is null: give it whole, instead of '{key}'.")
         if not isinstance(section, dict) or part not in section and not (optional and last):
-            known = ['.'.join([*parts[:depth], name]) for name in section] if isinstance(section, dict) else []
+            known = [f'{above}.{name}'.strip('.') for name in section] if isinstance(section, dict) else []
             raise SlateRLError(f"{source}: unknown key '{key}'. {nearest(key, known)}")
         if last: section[part] = min(value, section[part]) if shrink else value
         section = section[part]
@@ -370,7 +367,7 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/agents/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/01_params.ipynb #9b5d9b6e
+# %% ../../nbs/lib/core/01_params.ipynb #03d041f4
 def load_params(env: str,                         # name of a registered environment
                 agent: str = 'SAC+GeMS',          # name of a file in params/agents
                 seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
@@ -389,7 +386,7 @@ def load_params(env: str,                         # name of a registered environ
         _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     base = _params(values, f'params/scales.yaml, {scale}')
     overrides = _parsed_overrides(overrides)
-    for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_has(base, key))
+    for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_get(base, key) is not ...)
     if not overrides: return base
     changed = _params(values, 'overrides')
     for key, value in overrides.items():
@@ -398,13 +395,6 @@ def load_params(env: str,                         # name of a registered environ
     return changed.model_copy(update={'overrides': differ})
 
 def _get(params: Params, key: str):
-    "The value at a dotted key."
-    for part in key.split('.'): params = getattr(params, part)
+    "The value at a dotted key; `...` where there is none."
+    for part in key.split('.'): params = getattr(params, part, ...)
     return params
-
-def _has(params: Params, key: str) -> bool:
-    "Whether there is a dotted key; the files need not name one that has a default."
-    for part in key.split('.'):
-        if not isinstance(params, Strict) or part not in type(params).model_fields: return False
-        params = getattr(params, part)
-    return True

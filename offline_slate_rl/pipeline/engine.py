@@ -149,11 +149,13 @@ def run_values(given: Mapping, declared: Mapping[str, Parameter]) -> dict:
     if 'scale' in values: values['scale'] = values['scale'] or default_scale()
     return values
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #e3e959d9
-_IN_NAME = 'agent', 'seed', 'behaviour', 'select_checkpoint', 'model_checkpoint', 'dataset'
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #4c1eba34
+_IN_NAME = ('agent', 'agents', 'seed', 'behaviour', 'select_checkpoint', 'model_checkpoint', 'dataset', 'reference',
+            'checkpoint', 'rows')
 
 def _in_name(name: str, value) -> str:
-    short = short_hash(value) if isinstance(value, dict) or '/' in str(value) else value
+    short = '_'.join(map(str, value)) if isinstance(value, list) else value
+    if isinstance(value, dict) or '/' in str(value) or len(str(short)) > 80: short = short_hash(value)
     return re.sub(r'[^\w.+-]', '_', f'_{name}-{short}')
 
 def report_path(notebook: Path, given: Mapping, declared: Mapping[str, Parameter]|None = None) -> Path:

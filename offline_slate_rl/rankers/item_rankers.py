@@ -142,7 +142,7 @@ class KNN(ItemRanker):
         "The embeddings of a slate's items, slot by slot."
         return self.items[slates.long()].flatten(-2)
 
-# %% ../../nbs/lib/rankers/44_item_rankers.ipynb #03897e1d
+# %% ../../nbs/lib/rankers/44_item_rankers.ipynb #1b0ba966
 AT_ONCE = 1_000_000  # scores in memory
 
 @patch
@@ -157,8 +157,8 @@ def candidates(self: KNN, latents: Tensor,      # (n, action_dim)
         raise SlateRLError(f"{k} candidates are asked for each slot; from 1 to {num_items}, the number of items, "
                            "were expected.")
     size, found = max(1, AT_ONCE//(self.slate_size*num_items)), []
-    for first in range(0, len(latents), size):
-        scores = self.scores(latents[first:first + size])
-        if left_out is not None: scores = behind(scores, left_out[first:first + size, None])
+    for rows in torch.arange(len(latents), device=latents.device).split(size):
+        scores = self.scores(latents[rows])
+        if left_out is not None: scores = behind(scores, left_out[rows, None])
         found.append(top_items(scores.flatten(0, 1), k).view(-1, self.slate_size, k))
-    return torch.cat(found) if found else torch.empty(0, self.slate_size, k, dtype=torch.long)
+    return torch.cat(found)
