@@ -13,6 +13,7 @@ from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.core.store import Artifact, artifacts, manifest_path
 from offline_slate_rl.data.loading import find_dataset
 from offline_slate_rl.data.logged import log_trajectories
+from offline_slate_rl.rankers.click_model import pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.rankers.mf import pretrain_mf
 from offline_slate_rl.training.checkpoints import find_checkpoint
@@ -123,8 +124,7 @@ def item_file(folder: Path, rows: int = 1000) -> Path:
 def chain_by_calls(params: Params, workers: int = 1) -> dict[str, list]:
     "The whole chain; the checks of each quality's dataset."
     logged = log_trajectories(params)
-    pretrain_mf(params, logged)
-    pretrain_gems(params, logged)
+    for pretrain in pretrain_mf, pretrain_click_model, pretrain_gems: pretrain(params, logged)
     train(params)
     approve(params, note=NOTE)
     collecting, checks = collection_params(params, workers=workers), {}

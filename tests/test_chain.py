@@ -11,6 +11,7 @@ from offline_slate_rl.core.params import registry
 from offline_slate_rl.core.store import Artifact, artifacts, flatten, load_tensors, manifest_path
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.pipeline import cli
+from offline_slate_rl.rankers.click_model import pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.rankers.mf import pretrain_mf
 from offline_slate_rl.training.checkpoints import checkpoints, run_name
@@ -115,7 +116,8 @@ def every_stage(force: bool = False) -> list[Artifact]:
     "Artifacts of every stage, made or found."
     params = tiny()
     logged = log_trajectories(params, force)
-    pretrained = [pretrain_mf(params, logged, force), pretrain_gems(params, logged, force=force)]
+    stages = pretrain_mf, pretrain_click_model, pretrain_gems
+    pretrained = [pretrain(params, logged, force=force) for pretrain in stages]
     trained = train(params, force).checkpoints.values()
     collected = [collect_dataset(params, quality, force=force) for quality in ('random', 'medium')]
     return [logged, *pretrained, *trained, *collected]

@@ -5,7 +5,7 @@ from chain import ENV, chain_by_calls, contents, tiny
 from offline_slate_rl.core.params import registry, short_hash
 from offline_slate_rl.core.store import artifacts
 
-MADE = {('logged', ''), ('mf', ''), ('gems', ''), ('checkpoint', 'step40'), ('checkpoint', 'best'),
+MADE = {('logged', ''), ('mf', ''), ('click_model', ''), ('gems', ''), ('checkpoint', 'step40'), ('checkpoint', 'best'),
         ('dataset', 'random'), ('dataset', 'medium')}
 
 

@@ -16,8 +16,8 @@ from offline_slate_rl.training.online import train
 
 # The same bytes
 
-MADE = [('logged', ''), ('mf', ''), ('gems', ''), ('checkpoint', 'step0'), ('checkpoint', 'step40'),
-        ('checkpoint', 'best'), ('dataset', 'random'), ('dataset', 'medium')]
+MADE = [('logged', ''), ('mf', ''), ('click_model', ''), ('gems', ''), ('checkpoint', 'step0'),
+        ('checkpoint', 'step40'), ('checkpoint', 'best'), ('dataset', 'random'), ('dataset', 'medium')]
 
 @pytest.mark.parametrize('what', MADE, ids=' '.join)
 def test_another_process_and_two_workers_make_the_same_bytes(chain, what):

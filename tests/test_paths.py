@@ -9,7 +9,8 @@ from offline_slate_rl.core.store import Artifact, flatten
 from offline_slate_rl.core.streams import torch_seeded
 from offline_slate_rl.data import logged
 from offline_slate_rl.data.logged import log_trajectories
-from offline_slate_rl.rankers import gems_training, mf
+from offline_slate_rl.rankers import click_model, gems_training, mf
+from offline_slate_rl.rankers.click_model import pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.rankers.mf import pretrain_mf
 from offline_slate_rl.rankers.ranker import Ranker, build_ranker
@@ -21,7 +22,8 @@ class Plan:
     "Where everything of some parameters would go, and what it would be; nothing is made."
     def __init__(self, monkeypatch):
         self.monkeypatch, self.recipes = monkeypatch, {}  # path -> its recipes by their hash
-        for module in logged, mf, gems_training, collect: monkeypatch.setattr(module, 'made_or_reused', self.artifact)
+        for module in logged, mf, click_model, gems_training, collect:
+            monkeypatch.setattr(module, 'made_or_reused', self.artifact)
         monkeypatch.setattr(collect, '_approved', lambda *_: None)
 
     def artifact(self, path: Path, kind: str, recipe: dict, *_) -> Artifact:
@@ -36,6 +38,7 @@ class Plan:
         "The untrained ranker of some parameters, if they have one, and the artifact that it would be loaded from."
         trajectories = log_trajectories(params)
         table = pretrain_mf(params, trajectories)
+        pretrain_click_model(params, trajectories)
         gems = pretrain_gems(params, trajectories, table if params.gems.ranker_embedds == 'mf' else None)
         asked = params.agent.ranker
         if asked is None: return None, None
@@ -80,7 +83,8 @@ CHANGES = [
     *({'agent.ranker': ranker} for ranker in RANKED), {'agent.q_lr': .01}, {'agent.belief.state_dim': 8},
     {'gems.latent_dim': 16}, {'gems.lr': .01}, {'gems.ranker_seed': 5},
     {'gems.ranker_embedds': 'mf'}, {'gems.ranker_embedds': 'ideal'}, {'gems.ranker_embedds': 'mf', 'mf.lr': .01},
-    {'mf.lr': .01}, {'mf.seed': 5}, {'logged.epsilon': .1}, {'logged.seed': 5}, {'logged.num_trajectories': 100},
+    {'mf.lr': .01}, {'mf.seed': 5}, {'click_model.lr': .001}, {'click_model.seed': 5},
+    {'logged.epsilon': .1}, {'logged.seed': 5}, {'logged.num_trajectories': 100},
     {'training.target_step': 20}, {'training.max_steps': 80}]
 
 PLAYING = [{'collection.deterministic': True}, {'collection.epsilon': .25}, {'collection.noise': .5},
@@ -90,7 +94,7 @@ def test_two_recipes_never_share_a_path(monkeypatch, tmp_path):
     plan = Plan(monkeypatch)
     for overrides in [*CHANGES, {'env.item_embeddings': str(item_file(tmp_path))}]: plan.add(tiny(overrides=overrides))
     for name in registry(): plan.add(tiny(name))
-    for agent in agents(): plan.add(tiny(agent=agent))
+    for agent in agents(): plan.add(tiny(agent=agent, overrides={'env.slate_size': 1} if agent == 'DQN' else None))
     for seed in 5, 6: plan.add(tiny(seed=seed))
     for name in 'best', 'step20': plan.add(tiny(), name)
     for overrides in PLAYING: collect_dataset(tiny(overrides=overrides), 'medium')

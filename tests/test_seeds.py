@@ -23,6 +23,7 @@ SEEDS = {  # by the name that the error gives
     'seed': lambda seed: tiny(seed=seed),
     'logged.seed': lambda seed: overridden('logged.seed', seed),
     'mf.seed': lambda seed: overridden('mf.seed', seed),
+    'click_model.seed': lambda seed: overridden('click_model.seed', seed),
     'gems.ranker_seed': lambda seed: overridden('gems.ranker_seed', seed),
     'collection.seed': lambda seed: collection_params(tiny(), seed=seed),
     'env.item_seed': lambda seed: log_trajectories(overridden('env.item_seed', seed)),

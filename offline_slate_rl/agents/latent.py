@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_hidden_layer', 'LatentParams', 'LatentAgent', 'LatentPolicy', 'log_density', 'mixture_log_density']
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #74211578
+# %% ../../nbs/lib/agents/52_latent.ipynb #511887e2
 import math
 
 import numpy as np, torch
@@ -13,16 +13,16 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .agent import Agent
-from .belief import BeliefParams, GRUBelief
+from .belief import Belief, BeliefParams, make_belief
 from ..core.errors import SlateRLError
 from ..core.kernels import squash
 from ..core.params import AgentParams, EnvParams
 from ..play.episodes import Action, Episodes, Policy
 from ..play.policies import FixedSlate
-from ..rankers.ranker import Ranker
+from ..rankers.ranker import RankedPolicy, Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #f29cf21f
+# %% ../../nbs/lib/agents/52_latent.ipynb #483f367e
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
@@ -46,7 +46,7 @@ class LatentAgent(Agent):
                                "Give it one, for instance {name: GeMS}.")
         super().__init__(env, params, ranker)
         self.action_dim = ranker.action_dim
-        self.actor_belief = GRUBelief(env, params.belief)
+        self.actor_belief = make_belief(env, params.belief)
         self.actor = one_hidden_layer(params.belief.state_dim, params.hidden_dim, policy_outputs, layer_norm)
 
     def gaussian(self, state: Tensor) -> tuple[Tensor, Tensor]:  # (..., state_dim) -> (..., action_dim) each
@@ -58,7 +58,7 @@ class LatentAgent(Agent):
         return self.ranker.stretch(unit)
 
     @property
-    def encoder(self) -> GRUBelief: return self.actor_belief
+    def encoder(self) -> Belief: return self.actor_belief
 
     def policy(self, explore: int|None = None) -> 'LatentPolicy': return LatentPolicy(self)
 
@@ -75,8 +75,8 @@ class LatentAgent(Agent):
         constant.name = 'constant action'
         return {'constant action': constant}
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #13a3aa45
-class LatentPolicy(Policy):
+# %% ../../nbs/lib/agents/52_latent.ipynb #7177e552
+class LatentPolicy(RankedPolicy):
     "A `LatentAgent` that plays, possibly with more exploration than it has."
     explores = 'epsilon', 'noise'
 
@@ -84,12 +84,9 @@ class LatentPolicy(Policy):
                  epsilon: float = 0.,  # on this share of turns the latent is uniform over its range
                  noise: float = 0.,    # standard deviation of Gaussian noise on the latent, in half-widths of the range
                 ):
+        super().__init__(agent.ranker)
         self.agent, self.name, self.epsilon, self.noise = agent, name, epsilon, noise
 
-    @property
-    def device(self) -> torch.device: return self.agent.device
-    @property
-    def ranker(self) -> Ranker: return self.agent.ranker
     @property
     def encoder(self) -> nn.Module: return self.agent.encoder
 
@@ -103,6 +100,7 @@ class LatentPolicy(Policy):
     @torch.no_grad()
     def act(self, obs: Obs, deterministic: bool = False) -> Action:
         agent = self.agent
+        self.see(obs)
         belief, self.memory = agent.actor_belief.step(obs, self.memory)
         mean, log_std = agent.gaussian(belief)
         if deterministic: unit, log_prob = torch.tanh(mean), None
@@ -111,7 +109,7 @@ class LatentPolicy(Policy):
             log_prob = log_prob - agent.ranker.scale.log().sum()
         latent = agent.stretch(unit)
         if self.noise or self.epsilon: latent, log_prob = self.explored(belief, latent, log_prob)
-        return Action(agent.ranker.decode(latent, self.generator), latent, log_prob, belief)
+        return Action(self.slates(latent), latent, log_prob, belief)
 
 # %% ../../nbs/lib/agents/52_latent.ipynb #4ca8a89f
 def log_density(agent: LatentAgent,

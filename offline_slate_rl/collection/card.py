@@ -52,7 +52,7 @@ def quality_row(artifact: Artifact) -> list[str]:
             figure('random_return', '.1f'), above, figure('topics_per_slate', '.2f'),
             figure('catalogue_coverage', '.0%'), outcome(record)]
 
-# %% ../../nbs/lib/collection/77_card.ipynb #724f75f9
+# %% ../../nbs/lib/collection/77_card.ipynb #ba4d8910
 MEANING = {
     'actions': 'the latent that the ranker decoded: the action',
     'slates': 'items shown, slot by slot',
@@ -60,7 +60,7 @@ MEANING = {
     'rewards': 'clicks on the slate',
     'terminals': 'always false: the horizon is a timeout, no terminal state',
     'timeouts': 'true at the last turn',
-    'log_probs': 'log-density of the latent, or without latents log-probability of the slate, of the policy that played',
+    'log_probs': 'log-density of the latent, or where there is none log-probability of the slate, in the policy',
     'episode_ids': 'episode',
     'timesteps': 'turn, from 0',
     'observations': 'belief of the behaviour policy before the action',

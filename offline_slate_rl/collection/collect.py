@@ -20,7 +20,7 @@ from ..core.store import Artifact, made_or_reused, one_thread, provenance, stage
 from ..data.collecting import collect
 from ..data.loading import collect_command, dataset_folder, of_another_run, run_params
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #9dac3fd5
+# %% ../../nbs/lib/collection/73_collect.ipynb #0f678e20
 def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> str:
     "Name of a dataset's file."
     usual, collection = load_params(params.env.name, scale=params.scale), params.collection
@@ -36,7 +36,7 @@ def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_check
     for key in ('epsilon', 'noise'):
         if (value := getattr(collection, key)) != getattr(usual.collection, key): unusual[key] = value
     in_words = [f'collection.{key}' for key in ('num_trajectories', 'workers', 'epsilon', 'noise')]
-    variant = params.variant('agent', 'gems', 'mf', 'logged', 'collection', but=in_words)
+    variant = params.variant('agent', 'gems', 'mf', 'click_model', 'logged', 'collection', but=in_words)
     suffix = ''.join(f'_{key}-{value}' for key, value in unusual.items())
     return f"{params.env.label}_{quality}_{collection.num_trajectories}traj{variant}{suffix}.h5"
 

@@ -44,9 +44,14 @@ def short_hash(content) -> str:
     "Eight hexadecimal digits that stand for `content`."
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:8]
 
-# %% ../../nbs/lib/core/01_params.ipynb #04bfdf3e
+# %% ../../nbs/lib/core/01_params.ipynb #e1fe4082
 class Strict(BaseModel):
+    "No other keys and no other types. A field with a default is an option: written down only where it is not that."
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
+
+    @model_serializer(mode='wrap')
+    def _without_defaults(self, dump) -> dict:
+        return {name: value for name, value in dump(self).items() if value != type(self).model_fields[name].default}
 
 # %% ../../nbs/lib/core/01_params.ipynb #4cc339cc
 class EnvParams(Strict):
@@ -138,7 +143,7 @@ class GeMSParams(Strict):
     bounds_trajectories: int
     ranker_seed: int|None
 
-# %% ../../nbs/lib/core/01_params.ipynb #40ba8153
+# %% ../../nbs/lib/core/01_params.ipynb #d8b7b82b
 AGENTS = Registry('agent algorithm', {
     'SAC': 'offline_slate_rl.agents.sac',
     'REINFORCE': 'offline_slate_rl.agents.reinforce',
@@ -155,13 +160,9 @@ RANKERS = Registry('ranker', {
 })
 
 class RankerParams(Strict):
-    "Which ranker turns an agent's latent actions into slates. An option is written down only where it is on."
+    "Which ranker turns an agent's latent actions into slates."
     name: str
     leave_out_clicked: bool = False  # whether items that were clicked in this episode are not shown again
-
-    @model_serializer(mode='wrap')
-    def _without_defaults(self, dump) -> dict:
-        return {name: value for name, value in dump(self).items() if value != type(self).model_fields[name].default}
 
 class AgentParams(Strict):
     "What the training loop asks of every agent."
@@ -207,7 +208,7 @@ class CollectionParams(Strict):
     epsilon: float = Field(ge=0, le=1)
     noise: float = Field(ge=0)
 
-# %% ../../nbs/lib/core/01_params.ipynb #1f9988b9
+# %% ../../nbs/lib/core/01_params.ipynb #0140a972
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files."
     agent_name: str
@@ -221,7 +222,7 @@ class Params(Strict):
     agent: SerializeAsAny[AgentParams]
     training: TrainingParams
     collection: CollectionParams
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def ranker_seed(self) -> int: return self.seed if self.gems.ranker_seed is None else self.gems.ranker_seed
@@ -255,9 +256,8 @@ def params_file(name: str) -> dict:
         raise SlateRLError(f"{path} does not exist. It belongs to the repository: `git checkout params`.")
     return yaml.safe_load(path.read_text(encoding='utf-8'))
 
-# %% ../../nbs/lib/core/01_params.ipynb #7991281b
-def validated(model: type[Strict],
-              values: dict,
+# %% ../../nbs/lib/core/01_params.ipynb #72df3f0c
+def validated(model: type[Strict], values: dict,
               source: str,        # the file, or `overrides`
               section: str = '',  # dotted key of `values` within the source
              ) -> Strict:

@@ -44,8 +44,8 @@ def shaped(artifact: Artifact, key: str) -> bool:
     if key == 'seed': return recorded_params(artifact)['gems']['ranker_seed'] is None
     return section in ('gems', 'mf', 'logged') or key.startswith('agent.ranker')
 
-# %% ../../nbs/lib/data/33_loading.ipynb #6b3734fc
-TRAINED_BY = 'agent', 'gems', 'mf', 'logged'  # sections that say how an agent was trained
+# %% ../../nbs/lib/data/33_loading.ipynb #c5406afa
+TRAINED_BY = 'agent', 'gems', 'mf', 'click_model', 'logged'  # sections that say how an agent was trained
 
 def played_by(artifact: Artifact) -> dict:
     "The agent that played a dataset, its seed and the checkpoint's name; empty where no agent played."

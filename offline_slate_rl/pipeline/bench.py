@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MEASUREMENTS', 'measurement', 'best_time', 'yardstick', 'process_seconds', 'process_megabytes', 'steps_per_second',
            'untrained', 'sac_update_ms', 'clock', 'fastest_window', 'sac_step_ms', 'gems_slates_per_s', 'draft_loss',
-           'draft_slates_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
-           'load_seconds', 'write_seconds', 'megabytes']
+           'draft_slates_per_s', 'click_model_trajectories_per_s', 'bench', 'collected_per_second', 'verify_seconds',
+           'Written', 'million', 'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #c1cd5572
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #4acbb92e
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..core.streams import torch_seeded
 from ..data.collecting import collect
 from ..data.datasets import Dataset, write_dataset
 from ..play.episodes import Episodes, rollout
+from ..rankers.click_model import ClickModel, choice_loss
 from ..rankers.gems import GeMS
 from ..training.checkpoints import built_from
 from ..training.online import SimulatorSource
@@ -237,6 +238,22 @@ def draft_slates_per_s(seconds: float = 5.) -> float:
             loss.backward()
             optimizer.step()
     return size*len(batches)/best_time(train, seconds)
+
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #6576edbd
+@measurement('pretrain.click_model.trajectories_per_s', 'trajectories/s',
+             'gradient steps on 20 whole trajectories, published sizes')
+def click_model_trajectories_per_s(seconds: float = 5.) -> float:
+    "Trajectories that the click model learns from in a second."
+    params = untrained()[0]
+    model, size = ClickModel(params.env, params.click_model), params.click_model.batch_size
+    optimizer = torch.optim.Adam(model.parameters(), lr=params.click_model.lr, fused=True)
+    slates, clicks = (part.unflatten(0, (size, -1)) for part in _slates(size*(params.env.episode_length + 1)))
+    def train():
+        loss = choice_loss(model, slates, clicks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return size/best_time(train, seconds)
 
 # %% ../../nbs/lib/pipeline/97_bench.ipynb #5c16a259
 @one_thread()

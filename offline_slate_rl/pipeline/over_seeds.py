@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEST', 'VALIDATION', 'CASE', 'read_results', 'completed', 'variant', 'labels', 'once', 'latest_training', 'steps_of',
-           'summary_table', 'reference_table', 'overall_table', 'two_recipes', 'span', 'learning_curves']
+           'ordered', 'summary_table', 'reference_table', 'overall_table', 'two_recipes', 'span', 'learning_curves']
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #fd394dec
 import re
@@ -101,10 +101,19 @@ def latest_training(curves: pd.DataFrame) -> pd.DataFrame:
     curves = curves[(curves.measured >= curves.began.fillna('')) | curves.began.isna()]
     return curves.drop_duplicates([*run, 'episodes', 'step'], keep='last').drop(columns='began')
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #3ba0f939
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #83d0f010
 def steps_of(checkpoint: str) -> float:
     "What checkpoints are sorted by: step9, step10, best."
     return float(found[1]) if (found := re.fullmatch(r'step(\d+)', checkpoint)) else np.inf
+
+def ordered(rows: list[dict], value: str) -> pd.DataFrame:
+    "A table of rows: by environment, checkpoint and users, the highest `value` first."
+    table = pd.DataFrame(rows).rename(columns=dict(label='agent', episodes='users'))
+    if not rows: return table
+    table['steps'] = [steps_of(checkpoint) for checkpoint in table.checkpoint]
+    columns = [name for name in ('env', 'steps', 'checkpoint', 'users') if name in table]
+    table = table.sort_values([*columns, value], ascending=[True]*len(columns) + [False], ignore_index=True)
+    return table.drop(columns='steps')
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     "A row for each environment, checkpoint, set of users and agent."
@@ -116,12 +125,9 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
             seeds=len(its), mean=returns.mean(), ci95=interval(returns), median=float(np.median(returns)),
             iqm=iqm, iqm_low=low, iqm_high=high, ci95_over_users=its.return_ci95.mean(),
             privileged=bool(its.privileged.any()), note='one seed: no interval over seeds' if len(its) < 2 else ''))
-    table = pd.DataFrame(rows).assign(steps=[steps_of(row['checkpoint']) for row in rows])
-    order = ['env', 'steps', 'checkpoint', 'episodes', 'mean']
-    table = table.sort_values(order, ascending=[True]*4 + [False], ignore_index=True)
-    return table.drop(columns='steps').rename(columns=dict(label='agent', episodes='users'))
+    return ordered(rows, 'mean')
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #73a63169
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #2650f11f
 def _against(ours: pd.Series, theirs: pd.Series) -> dict:
     "What two agents' returns say of each other; a note where they cannot say it."
     names = ['difference', 'low', 'high', 'p', 'improvement', 'improvement_low', 'improvement_high']
@@ -141,9 +147,9 @@ def reference_table(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
             rows.append(dict(zip(CASE, group)) | dict(
                 agent=label, reference=reference, seeds=len(ours), reference_seeds=len(theirs),
                 privileged=bool(ours.privileged.any()), **_against(ours.return_mean, theirs)))
-    return pd.DataFrame(rows).rename(columns=dict(episodes='users'))
+    return ordered(rows, 'difference')
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #c75737ee
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #bb189b4b
 def _of_envs(runs: pd.DataFrame, label: str, envs: list[str]) -> list[np.ndarray]:
     "Returns of an agent, for each environment."
     return [runs.return_mean[(runs.label == label) & (runs.env == env)].to_numpy(float) for env in envs]
@@ -169,7 +175,7 @@ def overall_table(runs: pd.DataFrame, reference: str = '') -> pd.DataFrame:
                 checkpoint=checkpoint, users=users, agent=label, environments=len(envs), seeds=span(map(len, ours)),
                 **_pooled(ours, theirs if label != reference else [[]]), privileged=bool(own.privileged.any()),
                 note=f"no rows in {', '.join(lacking)}" if lacking else ''))
-    return pd.DataFrame(rows)
+    return ordered(rows, 'iqm')
 
 def two_recipes(envs) -> bool:
     "Whether one environment is among `envs` in two recipes, which have labels of their own."
@@ -180,7 +186,7 @@ def span(counts) -> str:
     counts = sorted(set(counts))
     return str(counts[0]) if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #707f41d6
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #30774e67
 def learning_curves(curves: pd.DataFrame) -> pd.DataFrame:
     "Mean over seeds and half its 95% interval (Student), for each environment, agent and step that all seeds have."
     parts = []
@@ -193,6 +199,6 @@ def learning_curves(curves: pd.DataFrame) -> pd.DataFrame:
         halves = [interval(row) for row in shared.to_numpy(float)]
         parts.append(pd.DataFrame(dict(env=env, curve=curve, seeds=values.shape[1], step=shared.index,
                                        mean=shared.mean(axis=1).to_numpy(), ci95=halves,
-                                       left_out=len(values) - len(shared))))
-    columns = ['env', 'curve', 'seeds', 'step', 'mean', 'ci95', 'left_out']
+                                       privileged=bool(its.privileged.any()), left_out=len(values) - len(shared))))
+    columns = ['env', 'curve', 'seeds', 'step', 'mean', 'ci95', 'privileged', 'left_out']
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)

@@ -42,13 +42,13 @@ def failure(nb):
     outputs = itertools.chain.from_iterable(cell.get('outputs', ()) for cell in nb.cells)
     return next((output for output in outputs if output.output_type == 'error'), None)
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #9f041bcf
+# %% ../../nbs/lib/pipeline/90_page.ipynb #15467f6b
 def html_cell(source: str):
     "A cell that renders as exactly `source`."
     return nbformat.v4.new_code_cell('', outputs=[nbformat.v4.new_output('display_data', {'text/html': source})])
 
 def _item(name: str, value, given: bool) -> str:
-    shown = '–' if value in (None, '', {}) else str(value)
+    shown = '–' if value in (None, '', {}, []) else str(value)
     bold = ' class="given"' if given else ''
     return f'<div><dt>{name}</dt><dd{bold}>{html.escape(shown)}</dd></div>'
 

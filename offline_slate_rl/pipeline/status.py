@@ -7,7 +7,7 @@ __all__ = ['REACTING', 'stage_state', 'is_alive', 'pretraining_status', 'trainin
            'env_status', 'status', 'reports', 'demo_table', 'demo_datasets', 'demo_paths', 'show', 'dataset_paths',
            'verify_path', 'verify_paths', 'verify_grid']
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #64c2f560
+# %% ../../nbs/lib/pipeline/95_status.ipynb #afec676f
 import os, time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +20,7 @@ from ..collection.behaviours import OWN, find_behaviour
 from ..collection.repair import identity, read_manifest, remedy
 from ..collection.verification import require, verification, verify
 from ..core.errors import DamagedError, MissingError, SlateRLError
-from ..core.params import Params, load_params, outputs_dir, registry
+from ..core.params import AGENTS, Params, load_params, outputs_dir, registry
 from ..core.store import Artifact, load_artifact, read_rows
 from ..data.loading import DERIVED, dataset_of, find_datasets
 from ..data.logged import find_logged
@@ -47,7 +47,7 @@ def is_alive(process: int) -> bool:
     except PermissionError: pass  # somebody else's
     return True
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #b900c178
+# %% ../../nbs/lib/pipeline/95_status.ipynb #e746e6ce
 def _unfinished(params: Params, stage: str) -> str:
     "The state of a stage that is not done."
     state = stage_state(params.outputs/'logs'/params.env.label/f'{stage}.log')
@@ -60,13 +60,18 @@ def _there(find: Callable) -> tuple:
     except DamagedError: return None, 'DAMAGED'
 
 def pretraining_status(params: Params) -> dict[str, str]:
-    "Logged trajectories, and the ranker of the agent."
+    "Logged trajectories, the ranker of the agent, and what else the agent is made with."
     logged, why_not = _there(lambda: find_logged(params))
     row = dict(logged=f"{logged.recipe['num_trajectories']} trajectories" if logged else why_not)
-    found, why_not = _there(lambda: ranker_source(params)) if logged else (None, 'missing')
-    row['ranker'] = _ranker(*found) if found else why_not
+    found, why_not = _there(lambda: _pretrained(params)) if logged else (None, 'missing')
+    row['ranker'] = found or why_not
     if state := _unfinished(params, '10_pretrain'): row['ranker' if logged else 'logged'] = state
     return row
+
+def _pretrained(params: Params) -> str:
+    "The ranker and further inputs of the agent; an error where one is missing or damaged."
+    ranker = _ranker(*ranker_source(params))
+    return '; '.join([ranker, *(f'{kind} trained' for kind in AGENTS[params.agent.algorithm].inputs(params))])
 
 def _ranker(spec: dict|None, source: Artifact|None) -> str:
     if spec is None: return 'none'

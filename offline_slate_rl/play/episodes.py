@@ -17,12 +17,12 @@ from ..core.errors import SlateRLError
 from ..core.streams import stream
 from ..world.simulator import Obs, TopicRec, Turn, View
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #82cea690
+# %% ../../nbs/lib/play/20_episodes.ipynb #f48b268d
 class Action(NamedTuple):
     "What a policy answers, for each environment."
     slate: Tensor                  # (num_envs, slate_size) item ids
     latent: Tensor|None = None     # (num_envs, latent_dim) the proto-action that a ranker decoded
-    log_prob: Tensor|None = None   # (num_envs,) log-density of the latent; without latents, log-probability of the slate
+    log_prob: Tensor|None = None   # (num_envs,) log-density of the latent; without one, log-probability of the slate
     belief: Tensor|None = None     # (num_envs, state_dim) s_t, before the action
 
 # %% ../../nbs/lib/play/20_episodes.ipynb #413f883d

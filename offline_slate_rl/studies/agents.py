@@ -92,7 +92,7 @@ def run_study(runs: list[str]|None = None,  # None: all
         replace_rows(folder/'agents_curves.csv', curve, 'run')
     return pd.read_csv(folder/'agents.csv')
 
-# %% ../../nbs/studies/105_agents.ipynb #238bb9b2
+# %% ../../nbs/studies/105_agents.ipynb #c13da29d
 def agent_table(rows: pd.DataFrame) -> pd.DataFrame:
     "A line for each run or baseline: its return on the test users, what reacting is worth, how its slates look."
     published, lines = params_file(STUDY)['published'], {}
@@ -122,8 +122,7 @@ def plot_agents(table: pd.DataFrame) -> Figure:
         if pd.notna(row['published, 100,000 steps']): ax.plot(row['published, 100,000 steps'], height, 'x', color='C3')
     ax.set(yticks=range(len(shown)), yticklabels=shown.index, xlabel='return, 500 test users', xlim=(0, None))
     ax.grid(axis='x', alpha=.3)
-    fig.suptitle('blue: learnt, 10,000 steps; grey: not learnt; hollow: privileged; red cross: published, 100,000 steps',
-                 fontsize=8)
+    fig.suptitle('blue: learnt; grey: not learnt; hollow: privileged; red cross: published, 100,000 steps', fontsize=8)
     return fig
 
 def plot_agent_curves(curves: pd.DataFrame, columns: int = 4) -> Figure:

@@ -67,7 +67,7 @@ class Replay:
             self.arrays[name] = self._room_for(value)
             self.arrays[name][:len(self)] = value
 
-# %% ../../nbs/lib/training/63_online.ipynb #0cf2525b
+# %% ../../nbs/lib/training/63_online.ipynb #7ae004b4
 class SimulatorSource:
     "Episodes that the agent plays itself."
     def __init__(self, params: Params, agent: Agent):
@@ -82,7 +82,8 @@ class SimulatorSource:
         p = self.params.agent
         if steps % p.num_envs: return
         policy = agent.random_policy() if steps < p.random_steps else agent.policy(explore=steps)
-        played = rollout(self.simulator, policy, p.num_envs, self.params.seed, 'train', steps//p.num_envs, oracle=self.hidden)
+        played = rollout(self.simulator, policy, p.num_envs, self.params.seed, 'train', steps//p.num_envs,
+                         oracle=self.hidden)
         self.replay.add(played)
         self.returns = played.returns.tolist()
 
