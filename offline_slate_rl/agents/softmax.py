@@ -51,13 +51,17 @@ class SoftMaxAgent(ItemAgent):
     @property
     def limits(self) -> dict[str, float]: return dict(baseline=largest_value(self.env))
 
-# %% ../../nbs/lib/agents/56_softmax.ipynb #075f248f
+# %% ../../nbs/lib/agents/56_softmax.ipynb #47013f2e
 class SoftMaxPolicy(ItemPolicy):
     "Slates drawn from a `SoftMaxAgent`, slot by slot."
+    of, log_pi = None, None  # the last belief, and what the network says of it: a turn asks twice
+
+    def log_pi_of(self, belief: Tensor) -> Tensor:  # (n, state_dim) -> (n, num_items)
+        if belief is not self.of: self.of, self.log_pi = belief, self.agent.log_pi(belief)
+        return self.log_pi
 
     def choose(self, obs: Obs, belief: Tensor, deterministic: bool) -> Tensor:
-        log_pi = self.agent.log_pi(belief)
-        slate_size = self.agent.env.slate_size
+        log_pi, slate_size = self.log_pi_of(belief), self.agent.env.slate_size
         if deterministic: return log_pi.topk(slate_size).indices
         summed = log_pi.double().exp().cumsum(-1)
         uniform = torch.from_numpy(self.generator.random((len(belief), slate_size))).to(belief.device)
@@ -65,7 +69,7 @@ class SoftMaxPolicy(ItemPolicy):
         return drawn.clamp(max=log_pi.shape[-1] - 1)  # NaN would draw no item; the training loop says what is wrong
 
     def log_prob(self, belief: Tensor, slates: Tensor) -> Tensor:
-        return self.agent.log_pi(belief).gather(-1, slates).sum(-1)
+        return self.log_pi_of(belief).gather(-1, slates).sum(-1)
 
 # %% ../../nbs/lib/agents/56_softmax.ipynb #e21a9f56
 def top_k_factor(log_prob: Tensor, k: int) -> Tensor:

@@ -24,7 +24,7 @@ from ..rankers.item_rankers import KNN
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #c9d0e818
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #59dce9f7
 @torch.no_grad()
 def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
                   ranker: KNN,
@@ -33,38 +33,40 @@ def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
                  ) -> tuple[Tensor, Tensor]: # slates (n, slate_size), their values (n,)
     "Slot by slot the candidate with the largest value, the later slots still at their nearest."
     slates, items = candidates[..., 0].clone(), ranker.items
-    weight = torch.cat([critic[0].weight for critic in critics])
-    bias = torch.cat([critic[0].bias for critic in critics])
-    hidden = F.linear(torch.cat([state, ranker.encode(slates)], -1), weight, bias)  # (n, 2 hidden_dim), before ReLU
-    of_slots = weight[:, -ranker.action_dim:].T.unflatten(0, (ranker.slate_size, -1))
+    inputs = torch.cat([state, ranker.encode(slates)], -1)
+    hidden = [critic[0](inputs) for critic in critics]  # (n, hidden_dim), before ReLU
     for slot, ids in enumerate(candidates.unbind(1)):
-        rest = hidden - items[slates[:, slot]] @ of_slots[slot]
-        best = _values(critics, rest, items[ids], of_slots[slot]).max(1, keepdim=True)
+        columns = slice(inputs.shape[1] - ranker.action_dim + slot*items.shape[1], None)
+        weights = [critic[0].weight[:, columns][:, :items.shape[1]].T for critic in critics]
+        rest = [x - items[slates[:, slot]] @ weight for x, weight in zip(hidden, weights)]
+        first, second = (_values(*given, items, ids) for given in zip(critics, weights, rest))
+        best = torch.minimum(first, second).max(1, keepdim=True)
         slates[:, slot] = ids.gather(1, best.indices)[:, 0]
-        hidden = rest + items[slates[:, slot]] @ of_slots[slot]
+        hidden = [x + items[slates[:, slot]] @ weight for x, weight in zip(rest, weights)]
     return slates, best.values[:, 0]
 
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #80fe5be6
 AT_ONCE = 50  # states whose candidates a processor's cache holds
 
-def _values(critics: nn.ModuleList,
-            rest: Tensor,    # (n, 2 hidden_dim): the first layers but for one slot
-            items: Tensor,   # (n, k, dim): embeddings of the slot's candidates
-            weight: Tensor,  # (dim, 2 hidden_dim) of the slot
+def _values(critic: nn.Sequential,
+            weight: Tensor,  # (dim, hidden_dim) of the slot
+            rest: Tensor,    # (n, hidden_dim): the first layer but for the slot
+            items: Tensor,   # (num_items, dim)
+            ids: Tensor,     # (n, k): candidates of the slot
            ) -> Tensor:      # (n, k)
-    "The smaller of both critics' values for each candidate."
-    (n, k, _), items, minus_weight = items.shape, items.flatten(0, 1), -weight
-    last, width = [critic[-1].weight[0] for critic in critics], rest.shape[1]
-    at_once = min(AT_ONCE, n) if rest.device.type == 'cpu' else n
-    values, memory = rest.new_empty(2, n*k), rest.new_empty(at_once*k, width)
+    "What a critic says to each candidate."
+    (n, k), rows, last = ids.shape, ids.flatten(), critic[-1]
+    if len(rows) < len(items): items, rows = items[rows], torch.arange(len(rows), device=rows.device)
+    minus_share = items @ -weight
+    at_once = min(AT_ONCE, n) if rows.device.type == 'cpu' else n
+    memory, values = rest.new_empty(at_once*k, rest.shape[1]), rest.new_empty(n*k)
     for first in range(0, n, at_once):
         x = rest[first:first + at_once, None]
-        rows = slice(first*k, (first + len(x))*k)
-        larger = torch.mm(items[rows], minus_weight, out=memory[:len(x)*k])
-        torch.maximum(larger.view(-1, k, width), x, out=larger.view(-1, k, width))
-        for of_critic, w, value in zip(larger.chunk(2, 1), last, values): torch.mv(of_critic, w, out=value[rows])
-    for of_critic, w, critic, value in zip(weight.chunk(2, 1), last, critics, values):
-        value += items @ (of_critic @ w) + critic[-1].bias
-    return values.amin(0).view(n, k)
+        at = slice(first*k, (first + len(x))*k)
+        larger = torch.index_select(minus_share, 0, rows[at], out=memory[:len(x)*k])
+        torch.maximum(larger.view(-1, k, rest.shape[1]), x, out=larger.view(-1, k, rest.shape[1]))
+        torch.mv(larger, last.weight[0], out=values[at])
+    return (values - (minus_share @ last.weight[0] - last.bias)[rows]).view(n, k)
 
 # %% ../../nbs/lib/agents/59_wolpertinger.ipynb #3fc5cf50
 class WolpertingerParams(SACParams):

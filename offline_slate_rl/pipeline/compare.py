@@ -218,7 +218,7 @@ def compare(scale: str = '',
     said += [*_of_variants(runs, curves), *_of_figures(tables), *_of_curves(learning)]
     return Comparison(asked, runs.reset_index(drop=True), curves, learning, tables, said)
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #fadb9b79
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #4a24b1ae
 def _of_variants(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
     said = []
     for (agent, label), its in runs[runs.agent != runs.label].groupby(['agent', 'label']):
@@ -228,6 +228,8 @@ def _of_variants(runs: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
         found = sorted(set(curves.label[(curves.env == env) & (curves.agent == agent)]))
         if len(found) > 1: said.append(f"Test rows of {agent} in {env} do not name their run, and validation rows are "
                                        f"of {', '.join(found)}: the seeds may be of different variants.")
+    if (runs.checkpoint == 'best').any(): said.append("Rows of best do not say how long was trained (column trained): "
+                                                      "with another budget it is another best.")
     envs = sorted(set(runs.env))
     if two_recipes(envs): said.append(f"One environment is there in two recipes ({', '.join(envs)}): nothing is pooled "
                                       "over environments.")
@@ -249,7 +251,7 @@ def _of_curves(learning: pd.DataFrame) -> list[str]:
     return [f"{row.curve} in {row.env}: {row.left_out} steps that some of its {row.seeds} seeds lack are not drawn."
             for row in cut.itertuples()]
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #1a2042ef
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #9849c494
 def compare_folder(asked: dict) -> Path:
     "Where the files of a comparison belong."
     ending = report_path(notebooks_dir()/'60_compare.ipynb', asked).stem.removeprefix('60_compare')
@@ -265,7 +267,8 @@ def caption(name: str, comparison: Comparison, alike: list[str]) -> str:
                   f"runs that return more, with {draws}",
         overall=f"Interquartile mean (IQM) over environments and seeds, probability of improvement; {draws}, "
                 "stratified by environment")[name]
-    of = f"scale {comparison.asked['scale']}", f"{span(summary.seeds)} seeds", f"{span(summary.users)} test users"
+    seeds = '1 seed' if summary.seeds.max() == 1 else f'{span(summary.seeds)} seeds'
+    of = f"scale {comparison.asked['scale']}", seeds, f"{span(summary.users)} test users"
     return f"Returns (clicks an episode): {', '.join([*alike, *of])}. {what}."
 
 def latex_table(name: str, comparison: Comparison, label: str) -> str:
@@ -273,7 +276,7 @@ def latex_table(name: str, comparison: Comparison, label: str) -> str:
     words = shown(name, comparison.tables[name])
     alike = [column for column in ('environment', 'checkpoint', 'users')
              if column in words and words[column].nunique() == 1]
-    nobody = ['privileged']*(words.privileged == '').all()
+    nobody = [] if words.privileged.any() else ['privileged']
     common = [words[column].iloc[0] for column in alike if column != 'users']
     return latex(words.drop(columns=alike + nobody), caption(name, comparison, common), label)
 

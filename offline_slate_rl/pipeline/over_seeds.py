@@ -18,15 +18,16 @@ from ..core.store import read_rows
 from ..play.measures import interval
 from ..play.seeds import improvement, interquartile_mean, welch
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #0f2cb900
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #70e15f89
 def _kept(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     "What `keep_run` kept, as rows of tests and of validations: checkpoints only, no baselines and controls."
     returns = pd.read_csv(folder/'returns.csv')
     own = returns[returns.policy.str.fullmatch(r'step\d+|best')]
     runs = own.rename(columns={'policy': 'checkpoint', 'return': 'return_mean', 'ci95': 'return_ci95'})
     who = runs[['run', 'env', 'agent', 'seed', 'scale', 'privileged']].drop_duplicates()
-    curves = pd.read_csv(folder/'curves.csv').merge(who, on='run')
-    return runs.drop(columns='run'), curves.drop(columns='run')
+    curves = pd.read_csv(folder/'curves.csv')
+    runs['trained'] = runs.run.map(curves.groupby('run').step.max())
+    return runs.drop(columns='run'), curves.merge(who, on='run').drop(columns='run')
 
 def read_results(scale: str = '', rows: str = '') -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows of tests and of validations: of a scale's results, or those in the folder `rows`."
