@@ -24,7 +24,7 @@ from ..rankers.item_rankers import KNN
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #59dce9f7
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #4ab645d1
 @torch.no_grad()
 def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
                   ranker: KNN,
@@ -35,38 +35,45 @@ def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
     slates, items = candidates[..., 0].clone(), ranker.items
     inputs = torch.cat([state, ranker.encode(slates)], -1)
     hidden = [critic[0](inputs) for critic in critics]  # (n, hidden_dim), before ReLU
+    minus_weights = [-_of_slots(critic, ranker) for critic in critics]
     for slot, ids in enumerate(candidates.unbind(1)):
-        columns = slice(inputs.shape[1] - ranker.action_dim + slot*items.shape[1], None)
-        weights = [critic[0].weight[:, columns][:, :items.shape[1]].T for critic in critics]
-        rest = [x - items[slates[:, slot]] @ weight for x, weight in zip(hidden, weights)]
-        first, second = (_values(*given, items, ids) for given in zip(critics, weights, rest))
+        minus, nearest = [weight[slot] for weight in minus_weights], items[ids[:, 0]]
+        rest = [torch.addmm(x, nearest, weight) for x, weight in zip(hidden, minus)]
+        first, second = (_values(*given, items, ids) for given in zip(critics, minus, rest))
         best = torch.minimum(first, second).max(1, keepdim=True)
         slates[:, slot] = ids.gather(1, best.indices)[:, 0]
-        hidden = [x + items[slates[:, slot]] @ weight for x, weight in zip(rest, weights)]
+        chosen = items[slates[:, slot]]
+        hidden = [torch.addmm(x, chosen, weight, alpha=-1) for x, weight in zip(rest, minus)]
     return slates, best.values[:, 0]
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #80fe5be6
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #4f6a399f
 AT_ONCE = 50  # states whose candidates a processor's cache holds
 
+def _of_slots(critic: nn.Sequential, ranker: KNN) -> Tensor:
+    "The weights of a critic's first layer for each slot, (slate_size, dim, hidden_dim)."
+    return critic[0].weight[:, -ranker.action_dim:].T.unflatten(0, (ranker.slate_size, -1))
+
 def _values(critic: nn.Sequential,
-            weight: Tensor,  # (dim, hidden_dim) of the slot
-            rest: Tensor,    # (n, hidden_dim): the first layer but for the slot
-            items: Tensor,   # (num_items, dim)
-            ids: Tensor,     # (n, k): candidates of the slot
-           ) -> Tensor:      # (n, k)
+            minus: Tensor,  # (dim, hidden_dim): the slot's weights, negative
+            rest: Tensor,   # (n, hidden_dim): the first layer but for the slot
+            items: Tensor,  # (num_items, dim)
+            ids: Tensor,    # (n, k): candidates of the slot
+           ) -> Tensor:     # (n, k)
     "What a critic says to each candidate."
-    (n, k), rows, last = ids.shape, ids.flatten(), critic[-1]
-    if len(rows) < len(items): items, rows = items[rows], torch.arange(len(rows), device=rows.device)
-    minus_share = items @ -weight
-    at_once = min(AT_ONCE, n) if rows.device.type == 'cpu' else n
+    n, k, last = *ids.shape, critic[-1]
+    table = items @ minus if n*k > len(items) else None
+    at_once = min(AT_ONCE, n) if ids.device.type == 'cpu' else n
     memory, values = rest.new_empty(at_once*k, rest.shape[1]), rest.new_empty(n*k)
     for first in range(0, n, at_once):
-        x = rest[first:first + at_once, None]
-        at = slice(first*k, (first + len(x))*k)
-        larger = torch.index_select(minus_share, 0, rows[at], out=memory[:len(x)*k])
-        torch.maximum(larger.view(-1, k, rest.shape[1]), x, out=larger.view(-1, k, rest.shape[1]))
-        torch.mv(larger, last.weight[0], out=values[at])
-    return (values - (minus_share @ last.weight[0] - last.bias)[rows]).view(n, k)
+        x, rows = (part[first:first + at_once] for part in (rest, ids))
+        minus_share = memory[:rows.numel()]
+        if table is None: torch.mm(items[rows.flatten()], minus, out=minus_share)
+        else: torch.index_select(table, 0, rows.flatten(), out=minus_share)
+        larger = minus_share.view(*rows.shape, -1)
+        torch.maximum(larger, x[:, None], out=larger)
+        torch.mv(larger.flatten(0, 1), last.weight[0], out=values[first*k:first*k + rows.numel()])
+    of_items = last.bias - items @ (minus @ last.weight[0])  # w share + b
+    return values.view(n, k) + of_items[ids]
 
 # %% ../../nbs/lib/agents/59_wolpertinger.ipynb #3fc5cf50
 class WolpertingerParams(SACParams):
