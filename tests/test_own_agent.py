@@ -119,4 +119,5 @@ def test_two_workers_build_it_too(own):
 
 def test_exploration_among_latents_is_refused_where_there_are_none(own):
     train(own)
-    with pytest.raises(SlateRLError, match='the policy of Bandit takes no epsilon'): find_behaviour(collecting(own, epsilon=.1), 'medium')
+    with pytest.raises(SlateRLError, match='the policy of Bandit takes no epsilon'):
+        find_behaviour(collecting(own, epsilon=.1), 'medium')

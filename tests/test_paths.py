@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from chain import item_file, tiny
+from offline_slate_rl.agents import slateq
 from offline_slate_rl.collection import behaviours, collect
 from offline_slate_rl.collection.collect import collect_dataset
 from offline_slate_rl.core.params import RANKERS, Params, agents, registry, short_hash
@@ -10,12 +11,12 @@ from offline_slate_rl.core.streams import torch_seeded
 from offline_slate_rl.data import logged
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.rankers import click_model, gems_training, mf
-from offline_slate_rl.rankers.click_model import pretrain_click_model
+from offline_slate_rl.rankers.click_model import ClickModel, pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.rankers.mf import pretrain_mf
 from offline_slate_rl.rankers.ranker import Ranker, build_ranker
 from offline_slate_rl.training import checkpoints
-from offline_slate_rl.training.checkpoints import new_agent, run_folder, run_name, run_recipe
+from offline_slate_rl.training.checkpoints import run_folder, run_name, run_recipe, untrained_agent
 
 
 class Plan:
@@ -38,7 +39,7 @@ class Plan:
         "The untrained ranker of some parameters, if they have one, and the artifact that it would be loaded from."
         trajectories = log_trajectories(params)
         table = pretrain_mf(params, trajectories)
-        pretrain_click_model(params, trajectories)
+        self.click_model = pretrain_click_model(params, trajectories)
         gems = pretrain_gems(params, trajectories, table if params.gems.ranker_embedds == 'mf' else None)
         asked = params.agent.ranker
         if asked is None: return None, None
@@ -54,9 +55,11 @@ class Plan:
             path = run_folder(params)/f'{run_name(params)}_{name}.ckpt'
             return self.artifact(path, 'checkpoint', {**run_recipe(params), 'checkpoint': name})
         stands_in = dict(find_checkpoint=find_checkpoint, load_artifact=lambda path, kind: path,
-                         load_agent=lambda path: new_agent(params, ranker), load_ranker=lambda *_: ranker,
+                         load_agent=lambda path: untrained_agent(params)[0], load_ranker=lambda *_: ranker,
                          ranker_source=lambda params: (ranker and ranker.spec(), source))
         self.monkeypatch.setattr(checkpoints, 'find_ranker', lambda params: (ranker, source))
+        self.monkeypatch.setattr(slateq, 'find_click_model', lambda params: self.click_model)
+        self.monkeypatch.setattr(slateq, 'load_click_model', lambda _, env: ClickModel(env, params.click_model))
         for name, function in stands_in.items(): self.monkeypatch.setattr(behaviours, name, function)
         for quality in 'medium', 'expert': collect_dataset(params, quality, model_checkpoint)
         for behaviour in 'random', 'random-slates': collect_dataset(params, 'random', behaviour=behaviour)
@@ -95,6 +98,8 @@ def test_two_recipes_never_share_a_path(monkeypatch, tmp_path):
     for overrides in [*CHANGES, {'env.item_embeddings': str(item_file(tmp_path))}]: plan.add(tiny(overrides=overrides))
     for name in registry(): plan.add(tiny(name))
     for agent in agents(): plan.add(tiny(agent=agent, overrides={'env.slate_size': 1} if agent == 'DQN' else None))
+    for overrides in {'click_model.lr': .001}, {'click_model.seed': 5}, {'logged.epsilon': .1}:
+        plan.add(tiny(agent='SlateQ', overrides=overrides))
     for seed in 5, 6: plan.add(tiny(seed=seed))
     for name in 'best', 'step20': plan.add(tiny(), name)
     for overrides in PLAYING: collect_dataset(tiny(overrides=overrides), 'medium')

@@ -155,7 +155,7 @@ def _fit(params: Params, recipe: dict, resume: dict|None, say):
     run = Run(recipe, run_folder(params), run_name(params), train_command(params), resume, say)
     fit(params, agent, SimulatorSource(params, agent), run)
 
-# %% ../../nbs/lib/training/63_online.ipynb #6efae6cc
+# %% ../../nbs/lib/training/63_online.ipynb #4c625ee7
 def _finished(params: Params, recipe: dict, say) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints(params, recipe), target_name(params)
@@ -165,10 +165,11 @@ def _finished(params: Params, recipe: dict, say) -> Trained:
                            "go back. Train again with force (`-p force True`), "
                            f"or use one that is there: {', '.join(found)}.")
     history = load_tensors(found['last'].path)['resume']['history']
-    test = {name: _tested(params, found[name], say) for name in (target, 'best') if name in found}
+    trained = found['last'].provenance['steps']
+    test = {name: _tested(params, found[name], trained, say) for name in (target, 'best') if name in found}
     return Trained(params, found, history, test)
 
-def _tested(params: Params, checkpoint: Artifact, say) -> dict:
+def _tested(params: Params, checkpoint: Artifact, trained: int, say) -> dict:
     "Measures on the test users, and a row of them in the results."
     load_artifact(checkpoint.path, 'checkpoint')
     policy = load_policy(checkpoint)
@@ -177,7 +178,7 @@ def _tested(params: Params, checkpoint: Artifact, say) -> dict:
     say(f"TEST {name} (step {step}): Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} "
         f"({m['episodes']} test users)")
     row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
-               sha256=checkpoint.sha256, privileged=policy.privileged)
+               run=run_name(params), trained=trained, sha256=checkpoint.sha256, privileged=policy.privileged)
     figures = {key: value for key, value in m.items() if not isinstance(value, list)}
     append_rows(params.outputs, 'test', [row | figures])
     return m
