@@ -1,4 +1,4 @@
-"""Every agent of params/agents goes the whole way: trained by the notebook, judged, collected with, verified, mixed, exported."""
+"""Every agent of params/agents goes the whole way: trained by the notebook, collected with, verified, exported."""
 import json
 
 import numpy as np, pytest, torch
@@ -33,15 +33,20 @@ def untied(checks: list) -> list:
     return [check for check in checks if not check.name.startswith('return is above')]
 
 @pytest.fixture(scope='module')
-def outputs(tmp_path_factory):
-    "A folder with everything pretrained."
+def pretrained(tmp_path_factory):
+    "A folder with all that agents need."
     folder = tmp_path_factory.mktemp('agents')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('SLATE_RL_OUTPUTS', str(folder))
         params = tiny()
         logged = log_trajectories(params)
         for pretrain in pretrain_mf, pretrain_click_model, pretrain_gems: pretrain(params, logged)
-        yield folder
+    return folder
+
+@pytest.fixture
+def outputs(pretrained, monkeypatch):
+    monkeypatch.setenv('SLATE_RL_OUTPUTS', str(pretrained))
+    return pretrained
 
 @pytest.mark.parametrize('agent', agents())
 def test_the_whole_way(agent, outputs):
@@ -96,7 +101,7 @@ SENSELESS = {
     'SAC without a ranker': ('SAC+GeMS', {'agent.ranker': None}, 'needs a ranker'),
     'WkNN on GeMS': ('SAC+WkNN', {'agent.ranker': {'name': 'GeMS'}}, 'kNN'),
     'DQN on slates of ten': ('DQN', {'env.slate_size': 10}, 'env.slate_size'),
-    'a distinct top-k': ('SAC+topK-mf', {'agent.ranker': {'name': 'topk', 'embeddings': 'mf', 'distinct': True}}, 'distinct'),
+    'a distinct top-k': ('SAC+topK-mf', {'agent.ranker.distinct': True}, 'distinct'),
     'a softmax off-policy': ('REINFORCE+SoftMax', {'agent.num_envs': 20}, 'on-policy'),
     'a belief shared by one': ('REINFORCE+GeMS', {'agent.belief.shared': True}, 'shared'),
 }

@@ -1,9 +1,7 @@
 """Each agent learns: in a small world whose best slate is known, it earns nine tenths of what that slate earns."""
 import pytest, torch
 
-from offline_slate_rl.core.errors import SlateRLError
-from offline_slate_rl.core.params import Params, agents, load_params
-from offline_slate_rl.core.store import load_tensors
+from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.play.measures import evaluate
 from offline_slate_rl.play.policies import FixedSlate, RandomSlates

@@ -92,7 +92,7 @@ def run_study(runs: list[str]|None = None,  # None: all
         replace_rows(folder/'agents_curves.csv', curve, 'run')
     return pd.read_csv(folder/'agents.csv')
 
-# %% ../../nbs/studies/105_agents.ipynb #c13da29d
+# %% ../../nbs/studies/105_agents.ipynb #772ee95e
 def agent_table(rows: pd.DataFrame) -> pd.DataFrame:
     "A line for each run or baseline: its return on the test users, what reacting is worth, how its slates look."
     published, lines = params_file(STUDY)['published'], {}
@@ -115,7 +115,7 @@ def plot_agents(table: pd.DataFrame) -> Figure:
     "Returns with their intervals; privileged ones are hollow, published figures are crosses."
     shown = table.iloc[::-1]
     fig, ax = plt.subplots(figsize=(8, .3*len(shown) + 1), layout='constrained')
-    for height, (run, row) in enumerate(shown.iterrows()):
+    for height, (_, row) in enumerate(shown.iterrows()):
         learnt = pd.notna(row.best)
         ax.errorbar(row['return'], height, xerr=row['95% interval'], fmt='o', color='C0' if learnt else 'grey',
                     mfc='white' if row.privileged else None)
