@@ -53,7 +53,7 @@ def run_agent(run: str, params: Params, fixed: list[int]|None = None) -> tuple[p
     for figure, value in slate_figures(*played).items(): rows.loc[own, figure] = value
     return rows, curve
 
-# %% ../../nbs/studies/105_agents.ipynb #5da997b0
+# %% ../../nbs/studies/105_agents.ipynb #11a18afc
 def baseline_rows(params: Params, fixed: list[int]) -> pd.DataFrame:
     "A row for each policy that learns nothing, on the test users."
     num_items = params.env.num_items
@@ -70,7 +70,9 @@ def _baseline_row(params: Params, policy: Policy) -> dict:
 
 def fixed_slate(params: Params, budget: int = 300_000) -> list[int]:
     "The best fixed slate of a world: the committed one, or that of a search (minutes)."
-    known = committed_slate(params.env.label)
+    label = params.env.label
+    if label in (found := params_file(STUDY)['fixed']): return found[label]
+    known = committed_slate(label)
     return known.slate.tolist() if known else best_fixed_slate(params.env, budget)['slate']
 
 # %% ../../nbs/studies/105_agents.ipynb #db945745
