@@ -68,7 +68,8 @@ def test_the_whole_way(agent, outputs):
     assert ('actions' in medium.keys()) == (params.agent.ranker is not None)
     rows = medium.transitions('observations', 'rewards')
     assert len(rows['rewards']) == 3000 and np.isfinite(rows['observations']).all()
-    assert export_dataset(medium.path, 'parquet', str(outputs/'exported')).is_file()
+    for to, view in ('npz', 'slate'), ('parquet', ''):
+        assert export_dataset(medium.path, to, str(outputs/'exported'/f'{agent}.{to}'), view).is_file()
 
 def weights(params: Params) -> dict: return load_tensors(train(params).checkpoints['last'].path)['state_dict']
 

@@ -27,6 +27,8 @@ HOW = {  # agent -> what it needs to learn quickly
     'SAC+topK-ideal': SAC,
     'SAC+kHead': SAC,
     'REINFORCE+GeMS': {'training.max_steps': 800},
+    'REINFORCE+SoftMax': {'training.max_steps': 100},
+    'DQN': FAST | {'env.slate_size': 1, 'agent.epsilon_steps': 100., 'training.max_steps': 200},
 }
 
 def small_world(agent: str, folder, **overrides) -> Params:

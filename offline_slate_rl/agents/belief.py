@@ -48,7 +48,7 @@ class Belief(nn.Module):
         "One more observation: the belief (n, state_dim), and what to go on from."
         raise NotImplementedError
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #67058846
+# %% ../../nbs/lib/agents/50_belief.ipynb #0162818b
 class GRUBelief(Belief):
     "The state of a GRU."
     def __init__(self, env: EnvParams, params: BeliefParams):
@@ -61,8 +61,8 @@ class GRUBelief(Belief):
     def initial(self, n: int) -> Tensor: return torch.zeros(1, n, self.state_dim, device=self.embedding.weight.device)
 
     def step(self, obs: Obs, memory: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.gru(self.inputs(obs.slate, obs.clicks)[:, None], memory)[1]
-        return memory[0], memory
+        state = torch.gru_cell(self.inputs(obs.slate, obs.clicks), memory[0], *self.gru.all_weights[0])
+        return state, state[None]
 
 # %% ../../nbs/lib/agents/50_belief.ipynb #c4da2c73
 class WindowBelief(Belief):

@@ -7,7 +7,7 @@ __all__ = ['SLATES', 'CHOICE_MODELS', 'choice_chances', 'slate_values', 'top_k_s
            'best_slates', 'in_slots', 'LearntChoice', 'TrueChoice', 'SlateQParams', 'SlateQAgent', 'SlateQPolicy',
            'chosen_items']
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #efedba8b
+# %% ../../nbs/lib/agents/57_slateq.ipynb #3ab3c512
 import copy, math
 from typing import Literal
 
@@ -17,6 +17,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from .agent import largest_value
+from .belief import BeliefParams
 from .items import ItemAgent, ItemParams, ItemPolicy
 from .latent import one_hidden_layer
 from ..core.errors import SlateRLError
@@ -100,23 +101,27 @@ def in_slots(items: Tensor,     # (n, slate_size) the best first
     "Items in the order of slots."
     return items[:, position.argsort(descending=True, stable=True).argsort()]
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #1b28b2fe
+# %% ../../nbs/lib/agents/57_slateq.ipynb #ad19b83f
 class LearntChoice(nn.Module):
     "Weights of items by the pretrained click model."
     keeps, needs_view = ('slates', 'clicks'), False
 
-    def __init__(self, env: EnvParams):
+    def __init__(self, env: EnvParams, belief: BeliefParams):
         super().__init__()
-        self.env, self.model = env, None
+        self.env = env
+        self.take(self.untrained(belief.item_embedding_dim, belief.state_dim))  # until there is a pretrained one
+
+    def untrained(self, item_embedding_dim: int, state_dim: int) -> ClickModel:
+        "A click model of this size."
+        sizes = ClickModelParams.model_construct(item_embedding_dim=item_embedding_dim, state_dim=state_dim)
+        return ClickModel(self.env, sizes)
 
     def take(self, model: ClickModel): self.model = model.requires_grad_(False)
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest):
-        "A click model that comes from a checkpoint has the sizes of its weights there."
-        if self.model is None:
-            dim, state_dim = state.get(f'{prefix}model.want.weight', torch.empty(1, 1)).shape
-            sizes = ClickModelParams.model_construct(item_embedding_dim=dim, state_dim=state_dim)
-            self.take(ClickModel(self.env, sizes))
+        "From a checkpoint: the model there may be of another size."
+        saved = state.get(f'{prefix}model.want.weight', self.model.want.weight)
+        if saved.shape != self.model.want.weight.shape: self.take(self.untrained(*saved.shape))
         super()._load_from_state_dict(state, prefix, *rest)
 
     @property
@@ -135,13 +140,13 @@ class LearntChoice(nn.Module):
         "What is known of users now, and what to go on from."
         return self.model.step(obs, memory)
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #740fc7cf
+# %% ../../nbs/lib/agents/57_slateq.ipynb #e995b496
 class TrueChoice(nn.Module):
     "Weights of items by the simulator's own relevance."
     privileged, needs_view = True, True
     keeps = 'slates', 'clicks', 'users', 'bored'
 
-    def __init__(self, env: EnvParams):
+    def __init__(self, env: EnvParams, belief: BeliefParams):
         super().__init__()
         usual = dict(short_term_boost=1., click_only_once=False, propensities=None)
         if unlike := [f'env.{name}' for name, value in usual.items() if getattr(env, name) != value]:
@@ -175,7 +180,7 @@ class TrueChoice(nn.Module):
 
 CHOICE_MODELS = dict(learnt=LearntChoice, true=TrueChoice)
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #4263e5ed
+# %% ../../nbs/lib/agents/57_slateq.ipynb #d0ab7c8d
 class SlateQParams(ItemParams):
     algorithm: Literal['SlateQ']
     slates: Literal['top-k', 'greedy', 'exact']
@@ -204,7 +209,7 @@ class SlateQAgent(ItemAgent):
         super().__init__(env, params, ranker)
         self.q = one_hidden_layer(params.belief.state_dim, params.hidden_dim, env.num_items + 1)  # the last: none
         self.target = copy.deepcopy(self.q).requires_grad_(False)
-        self.choice = CHOICE_MODELS[params.choice_model](env)
+        self.choice = CHOICE_MODELS[params.choice_model](env, params.belief)
         self.keeps = self.choice.keeps
 
     @classmethod

@@ -24,7 +24,7 @@ from ..rankers.item_rankers import KNN
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #e1f00552
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #2c275355
 @torch.no_grad()
 def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
                   ranker: KNN,
@@ -35,18 +35,18 @@ def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
     slates, items = candidates[..., 0].clone(), ranker.items
     inputs = torch.cat([state, ranker.encode(slates)], -1)
     hidden = [critic[0](inputs) for critic in critics]  # (n, hidden_dim), before ReLU
-    of_slots = [-critic[0].weight[:, -ranker.action_dim:].T.unflatten(0, (ranker.slate_size, -1)) for critic in critics]
+    of_slots = [critic[0].weight[:, -ranker.action_dim:].T.unflatten(0, (ranker.slate_size, -1)) for critic in critics]
     for slot, ids in enumerate(candidates.unbind(1)):
-        minus, nearest = [weight[slot] for weight in of_slots], items[ids[:, 0]]
-        rest = [torch.addmm(x, nearest, weight) for x, weight in zip(hidden, minus)]
-        first, second = (_values(*given, items, ids) for given in zip(critics, minus, rest))
+        minus, nearest = [-weight[slot] for weight in of_slots], items[ids[:, 0]]
+        for x, weight in zip(hidden, minus): x.addmm_(nearest, weight)  # in place: copies would take as long
+        first, second = (_values(*given, items, ids) for given in zip(critics, minus, hidden))
         best = torch.minimum(first, second).max(1, keepdim=True)
         slates[:, slot] = ids.gather(1, best.indices)[:, 0]
         chosen = items[slates[:, slot]]
-        hidden = [torch.addmm(x, chosen, weight, alpha=-1) for x, weight in zip(rest, minus)]
+        for x, weight in zip(hidden, minus): x.addmm_(chosen, weight, alpha=-1)
     return slates, best.values[:, 0]
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #1884c14f
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #602b99d3
 STATES_AT_ONCE = 50  # so many states' candidates stay in a processor's cache
 
 def _values(critic: nn.Sequential,
@@ -56,20 +56,20 @@ def _values(critic: nn.Sequential,
             ids: Tensor,    # (n, k): candidates of the slot
            ) -> Tensor:     # (n, k)
     "What a critic says to each candidate."
-    n, k, last = *ids.shape, critic[-1]
+    n, k, rows, last = *ids.shape, ids.flatten(), critic[-1]
     table = items @ minus if n*k > len(items) else None
     at_once = min(STATES_AT_ONCE, n) if ids.device.type == 'cpu' else n
     memory, values = rest.new_empty(at_once*k, rest.shape[1]), rest.new_empty(n*k)
     for first in range(0, n, at_once):
-        x, rows = (part[first:first + at_once] for part in (rest, ids))
-        minus_share = memory[:rows.numel()]
-        if table is None: torch.mm(items[rows.flatten()], minus, out=minus_share)
-        else: torch.index_select(table, 0, rows.flatten(), out=minus_share)
-        larger = minus_share.view(*rows.shape, -1)
-        torch.maximum(larger, x[:, None], out=larger)
-        torch.mv(larger.flatten(0, 1), last.weight[0], out=values[first*k:first*k + rows.numel()])
+        x = rest[first:first + at_once, None]
+        at = slice(first*k, (first + len(x))*k)
+        larger = memory[:len(x)*k]
+        if table is None: torch.mm(items[rows[at]], minus, out=larger)
+        else: torch.index_select(table, 0, rows[at], out=larger)
+        torch.maximum(larger.view(-1, k, rest.shape[1]), x, out=larger.view(-1, k, rest.shape[1]))
+        torch.mv(larger, last.weight[0], out=values[at])
     of_items = last.bias - items @ (minus @ last.weight[0])  # w share + b
-    return values.view(n, k) + of_items[ids]
+    return values.add_(of_items.index_select(0, rows)).view(n, k)
 
 # %% ../../nbs/lib/agents/59_wolpertinger.ipynb #3fc5cf50
 class WolpertingerParams(SACParams):

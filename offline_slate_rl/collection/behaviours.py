@@ -41,7 +41,7 @@ def quality_checkpoint(params: Params, quality: str,
                            f"{params.env.label} is asked.")
     return artifact
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #28041353
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #adc98976
 LOGGING_EPSILON = 0.5  # of the epsilon-greedy oracle, as in the published logs
 
 def playing(deterministic: bool, epsilon: float = 0., noise: float = 0.) -> str:
@@ -58,7 +58,7 @@ class Behaviour:
     ranker: dict|None = None          # of `random`: the ranker's spec; None for slates
     source: Artifact|None = None      # of `random`: what the ranker is loaded from
     deterministic: bool = False       # the policy's mode rather than samples
-    epsilon: float = 0.               # share of turns with a uniform latent instead
+    epsilon: float = 0.               # share of turns with a uniform latent instead, or slate where there are none
     noise: float = 0.                 # Gaussian noise on the latent, in half-widths of its range
 
     @property

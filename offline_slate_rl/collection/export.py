@@ -43,7 +43,7 @@ def about(dataset: Dataset, **more) -> dict:
 def about_json(dataset: Dataset, **more) -> str:
     return json.dumps(about(dataset, **more), sort_keys=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #46dd9d1c
+# %% ../../nbs/lib/collection/78_export.ipynb #0b7ad1e4
 VIEWS = 'slate', 'latent'
 
 def seen_and_done(episodes: Episodes, view: str) -> tuple[torch.Tensor|None, torch.Tensor|None]:
@@ -59,7 +59,8 @@ def columns(episodes: Episodes, first: int, view: str = 'latent', oracle: bool =
     timesteps = torch.arange(horizon, dtype=torch.int16).expand(n, horizon)
     found = dict(rewards=episodes.rewards, terminals=episodes.terminals, timeouts=episodes.timeouts,
                  slates=episodes.slates[:, 1:], clicks=episodes.clicks[:, 1:], episode_ids=numbers, timesteps=timesteps)
-    if view == 'latent' and episodes.log_probs is not None: found['log_probs'] = episodes.log_probs
+    of_actions = view == 'latent' or episodes.latents is None  # log_probs are those of latents, where there are any
+    if of_actions and episodes.log_probs is not None: found['log_probs'] = episodes.log_probs
     seen, done = seen_and_done(episodes, view)
     if done is not None: found['actions'] = done
     if seen is not None: found |= dict(observations=seen[:, :-1], next_observations=seen[:, 1:])
@@ -256,7 +257,7 @@ def _target(dataset: Dataset, to: str, output: str, view: str, force: bool) -> P
             raise SlateRLError(f"{target} cannot be written: {parent} is a file, not a folder. Give another --output.")
     return target
 
-# %% ../../nbs/lib/collection/78_export.ipynb #9b8c5dcc
+# %% ../../nbs/lib/collection/78_export.ipynb #932f96d9
 def _checked_format(to: str, view: str):
     "An error for what cannot be asked."
     for given, valid, what in (to, WRITERS, 'format'), (view or 'slate', VIEWS, 'view'):
@@ -267,7 +268,10 @@ def _checked_format(to: str, view: str):
 def _check_holds(dataset: Dataset, to: str, view: str, oracle: bool):
     "An error where the dataset lacks what is asked of it."
     keys, file = dataset.keys(), dataset.path.name
-    if view == 'latent' and to != 'parquet' and not {'observations', 'actions'} <= set(keys):
+    if view == 'latent' and to != 'parquet' and 'actions' not in keys:
+        raise SlateRLError(f"{file} has no latents: its policy chose slates, so it has no view latent. "
+                           f"Ask for slates and clicks: slate-rl export {dataset.path} --to {to} --view slate")
+    if view == 'latent' and to != 'parquet' and 'observations' not in keys:
         quality, who = dataset.recipe['quality'], played_by(dataset)
         raise SlateRLError(f"{file} has no belief (quality {quality}: {who}), so it has no view latent. "
                            "Name the checkpoint whose beliefs to compute "
