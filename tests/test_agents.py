@@ -13,7 +13,7 @@ from offline_slate_rl.collection.inspection import inspect_checkpoint
 from offline_slate_rl.collection.mixtures import mix
 from offline_slate_rl.collection.verification import require
 from offline_slate_rl.core.errors import SlateRLError
-from offline_slate_rl.core.params import Params, agents
+from offline_slate_rl.core.params import Params, agents, params_file
 from offline_slate_rl.core.store import load_tensors
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.logged import log_trajectories
@@ -25,6 +25,7 @@ from offline_slate_rl.training.checkpoints import load_policy
 from offline_slate_rl.training.online import train
 
 WORLDS = {'DQN': {'env.slate_size': 1}}  # it chooses single items
+ALGORITHMS = [agent for agent in agents() if 'base' not in params_file(f'agents/{agent}.yaml')]  # the others vary these
 
 def params_of(agent: str, **overrides) -> Params: return tiny(agent=agent, overrides=WORLDS.get(agent, {}) | overrides)
 
@@ -48,12 +49,16 @@ def outputs(pretrained, monkeypatch):
     monkeypatch.setenv('SLATE_RL_OUTPUTS', str(pretrained))
     return pretrained
 
-@pytest.mark.parametrize('agent', agents())
-def test_the_whole_way(agent, outputs):
+def train_by_notebook(agent: str, outputs):
     of_world = ['-p', 'overrides', json.dumps(WORLDS[agent])] if agent in WORLDS else []
     line = papermill(outputs, '20_train', '-p', 'agent', agent, *of_world)
     assert not line.returncode, line.stderr
+
+@pytest.mark.parametrize('agent', agents())
+def test_the_whole_way(agent, outputs):
     params = params_of(agent)
+    if agent in ALGORITHMS: train_by_notebook(agent, outputs)
+    else: train(params)
     inspection = inspect_checkpoint(params)
     assert {'step40', 'step40, yoked', 'random slates'} <= set(inspection.table.index)
     approve(params, note=NOTE, inspection=inspection)
@@ -73,7 +78,7 @@ def test_the_whole_way(agent, outputs):
 
 def weights(params: Params) -> dict: return load_tensors(train(params).checkpoints['last'].path)['state_dict']
 
-@pytest.mark.parametrize('agent', agents())
+@pytest.mark.parametrize('agent', ALGORITHMS)
 def test_going_on_is_as_if_it_had_never_stopped(agent, outputs, tmp_path):
     def in_folder(name: str, steps: int) -> Params:
         budget = {'training.max_steps': steps, 'training.target_step': 40}
@@ -84,7 +89,7 @@ def test_going_on_is_as_if_it_had_never_stopped(agent, outputs, tmp_path):
     assert whole.keys() == in_parts.keys()
     for name, value in whole.items(): assert torch.equal(value, in_parts[name]), name
 
-@pytest.mark.parametrize('agent', agents())
+@pytest.mark.parametrize('agent', ALGORITHMS)
 def test_a_loaded_agent_plays_the_same_clicks(agent, outputs, tmp_path):
     params = params_of(agent, **{'training.save_path': str(tmp_path)})
     trained = train(params)
