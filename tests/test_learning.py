@@ -30,6 +30,7 @@ HOW = {  # agent -> what it needs to learn quickly
     'REINFORCE+SoftMax': {'training.max_steps': 100},
     'SlateQ': FAST | {'agent.epsilon_steps': 100., 'training.max_steps': 200},
     'SlateQ-exact': FAST | {'agent.epsilon_steps': 100., 'agent.last_epsilon': .3, 'training.max_steps': 400},
+    'SAC+WkNN': SAC | {'agent.neighbours': 3},
     'DQN': FAST | {'env.slate_size': 1, 'agent.epsilon_steps': 100., 'training.max_steps': 200},
 }
 
