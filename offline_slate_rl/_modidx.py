@@ -2202,6 +2202,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'offline_slate_rl/studies/agents.py'),
                                                  'offline_slate_rl.studies.agents.fixed_slate': ( 'studies/agents.html#fixed_slate',
                                                                                                   'offline_slate_rl/studies/agents.py'),
+                                                 'offline_slate_rl.studies.agents.option_rows': ( 'studies/agents.html#option_rows',
+                                                                                                  'offline_slate_rl/studies/agents.py'),
                                                  'offline_slate_rl.studies.agents.plot_agent_curves': ( 'studies/agents.html#plot_agent_curves',
                                                                                                         'offline_slate_rl/studies/agents.py'),
                                                  'offline_slate_rl.studies.agents.plot_agents': ( 'studies/agents.html#plot_agents',
