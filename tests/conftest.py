@@ -1,5 +1,5 @@
 """Where tests write, and the chain that many of them read: made once, however many processes run them."""
-import os, shutil
+import os, shutil, sys
 
 import pytest
 from filelock import FileLock
@@ -31,3 +31,15 @@ def copy(chain, elsewhere):
     "A copy of the chain's outputs, to damage."
     shutil.copytree(chain.outputs, elsewhere)
     return elsewhere
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    "Writes a module and names it in SLATE_RL_PLUGINS, so that every process finds what it registers."
+    def write(name: str, code: str):
+        (tmp_path/f'{name}.py').write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        search = [str(tmp_path), os.environ.get('PYTHONPATH')]
+        monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, search)))
+        monkeypatch.setenv('SLATE_RL_PLUGINS', name)
+    yield write
+    for name in os.environ.get('SLATE_RL_PLUGINS', '').split(','): sys.modules.pop(name, None)

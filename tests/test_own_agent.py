@@ -1,6 +1,4 @@
 """What the author of an agent writes: an algorithm, a policy and parameters; the whole chain then works for it."""
-import os, sys
-
 import pytest
 
 from offline_slate_rl.collection.approval import approve
@@ -63,20 +61,15 @@ VALUES = dict(algorithm='Bandit', ranker=None, num_envs=10, updates_per_step=1, 
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(plugin, monkeypatch):
     "Parameters of the own agent, its module found by name in every process."
-    (tmp_path/'my_bandit.py').write_text(OWN_AGENT)
-    monkeypatch.syspath_prepend(tmp_path)
-    search = [str(tmp_path), os.environ.get('PYTHONPATH')]
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, search)))
-    monkeypatch.setenv('SLATE_RL_PLUGINS', 'my_bandit')
+    plugin('my_bandit', OWN_AGENT)
     files, read = parameters.agents(), parameters.params_file
     monkeypatch.setattr(parameters, 'agents', lambda: [*files, 'Bandit'])
     def params_file(name: str) -> dict: return dict(VALUES) if name == 'agents/Bandit.yaml' else read(name)
     monkeypatch.setattr(parameters, 'params_file', params_file)
     yield load_params('focused_mix', 'Bandit', scale='tiny')
     parameters.AGENTS.classes.pop('Bandit')
-    sys.modules.pop('my_bandit')
 
 def collecting(params: Params, **how) -> Params:
     "As `collection_params` does, which reads the file of an agent anew."

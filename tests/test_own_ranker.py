@@ -1,5 +1,4 @@
 """What the author of a ranker writes: how latents become slates and back; the whole chain then works for it."""
-import os, sys
 from functools import partial
 
 import pytest, torch
@@ -72,16 +71,11 @@ class Linear(Ranker):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(plugin):
     "Parameters with the own ranker, its module found by name in every process."
-    (tmp_path/'my_ranker.py').write_text(OWN_RANKER)
-    monkeypatch.syspath_prepend(tmp_path)
-    search = [str(tmp_path), os.environ.get('PYTHONPATH')]
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, search)))
-    monkeypatch.setenv('SLATE_RL_PLUGINS', 'my_ranker')
+    plugin('my_ranker', OWN_RANKER)
     yield load_params('focused_mix', scale='tiny', overrides={'agent.ranker': dict(name='linear', width=8)})
     RANKERS.classes.pop('linear', None)
-    sys.modules.pop('my_ranker', None)
 
 @pytest.fixture
 def source(own) -> Artifact:

@@ -5,18 +5,15 @@
 # %% auto #0
 __all__ = ['DQNParams', 'DQNAgent', 'DQNPolicy']
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #afcc3a47
-import copy, math
+# %% ../../nbs/lib/agents/58_dqn.ipynb #e49273d0
 from typing import Literal
 
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .agent import largest_value
 from .belief import scan_beliefs
-from .items import ItemAgent, ItemParams, ItemPolicy
-from .latent import one_hidden_layer
+from .items import ItemPolicy, ItemValueAgent, ItemValueParams
 from .reinforce import returns_to_go
 from ..core.errors import SlateRLError
 from ..core.params import AGENTS, EnvParams
@@ -24,16 +21,12 @@ from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #d8e06da7
-class DQNParams(ItemParams):
+# %% ../../nbs/lib/agents/58_dqn.ipynb #00231c17
+class DQNParams(ItemValueParams):
     algorithm: Literal['DQN']
-    q_lr: float
-    tau: float
-    last_epsilon: float
-    epsilon_steps: float
 
 @AGENTS.register('DQN')
-class DQNAgent(ItemAgent):
+class DQNAgent(ItemValueAgent):
     "A value for each item, shown alone."
     Params = DQNParams
 
@@ -41,20 +34,9 @@ class DQNAgent(ItemAgent):
         if env.slate_size != 1:
             raise SlateRLError(f"DQN shows one item at a time, and env.slate_size is {env.slate_size}. Set it to one: "
                                "-p overrides '{env.slate_size: 1}'. For longer slates there is SlateQ.")
-        super().__init__(env, params, ranker)
-        self.q = one_hidden_layer(params.belief.state_dim, params.hidden_dim, env.num_items)
-        self.target = copy.deepcopy(self.q).requires_grad_(False)
+        super().__init__(env, params, ranker, env.num_items)
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        learnt = [*self.q.parameters(), *self.belief.parameters()]
-        return [torch.optim.Adam(learnt, lr=self.params.q_lr, fused=True)]
-
-    @property
-    def limits(self) -> dict[str, float]:
-        "Twice what an episode can earn: the largest of a thousand values is too large at first."
-        return dict(q=2*largest_value(self.env))
-
-# %% ../../nbs/lib/agents/58_dqn.ipynb #c7ca45c8
+# %% ../../nbs/lib/agents/58_dqn.ipynb #ca50c267
 class DQNPolicy(ItemPolicy):
     "The item that a `DQNAgent` values most."
     def choose(self, obs: Obs, belief: Tensor, deterministic: bool) -> Tensor:
@@ -63,11 +45,9 @@ class DQNPolicy(ItemPolicy):
 @patch
 def policy(self: DQNAgent, explore: int|None = None) -> DQNPolicy:
     "Its policy; in training, after `explore` steps, with random items."
-    if explore is None: return DQNPolicy(self)
-    last = self.params.last_epsilon
-    return DQNPolicy(self, epsilon=last + (1 - last)*math.exp(-explore/self.params.epsilon_steps))
+    return DQNPolicy(self, epsilon=self.params.epsilon(explore))
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #5c12aa28
+# %% ../../nbs/lib/agents/58_dqn.ipynb #0922a05d
 @patch
 def values(self: DQNAgent, states: Tensor, items: Tensor) -> Tensor:  # (..., state_dim), (...) -> (...)
     "The value of one item in each state."
@@ -88,8 +68,7 @@ def update(self: DQNAgent, batch: Episodes, optimizers: list, count: int, noise:
     optimizers[0].zero_grad()
     loss.backward()
     optimizers[0].step()
-    with torch.no_grad():
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.q.parameters()), self.params.tau)
+    self.move_target()
     return dict(loss=loss.detach(), q=value.detach().mean(), q_max=target.max())
 
 # %% ../../nbs/lib/agents/58_dqn.ipynb #ba5402b4

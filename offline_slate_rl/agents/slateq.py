@@ -7,8 +7,7 @@ __all__ = ['SLATES', 'CHOICE_MODELS', 'choice_chances', 'slate_values', 'top_k_s
            'best_slates', 'in_slots', 'LearntChoice', 'TrueChoice', 'SlateQParams', 'SlateQAgent', 'SlateQPolicy',
            'chosen_items']
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #3ab3c512
-import copy, math
+# %% ../../nbs/lib/agents/57_slateq.ipynb #b9f39a33
 from typing import Literal
 
 import torch
@@ -16,10 +15,8 @@ from fastcore.basics import patch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from .agent import largest_value
 from .belief import BeliefParams
-from .items import ItemAgent, ItemParams, ItemPolicy
-from .latent import one_hidden_layer
+from .items import ItemPolicy, ItemValueAgent, ItemValueParams
 from ..core.errors import SlateRLError
 from ..core.kernels import top_items
 from ..core.params import AGENTS, ClickModelParams, EnvParams
@@ -180,16 +177,12 @@ class TrueChoice(nn.Module):
 
 CHOICE_MODELS = dict(learnt=LearntChoice, true=TrueChoice)
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #d0ab7c8d
-class SlateQParams(ItemParams):
+# %% ../../nbs/lib/agents/57_slateq.ipynb #d1e2560f
+class SlateQParams(ItemValueParams):
     algorithm: Literal['SlateQ']
     slates: Literal['top-k', 'greedy', 'exact']
     choice_model: Literal['learnt', 'true']
     reward: Literal['clicks', 'choice']
-    q_lr: float
-    tau: float
-    last_epsilon: float
-    epsilon_steps: float
 
     @field_validator('belief', mode='before')
     @classmethod
@@ -200,15 +193,13 @@ class SlateQParams(ItemParams):
         return belief
 
 @AGENTS.register('SlateQ')
-class SlateQAgent(ItemAgent):
+class SlateQAgent(ItemValueAgent):
     "A value for each item."
     Params = SlateQParams
     sections = 'click_model', 'logged', 'collection.block_size'
 
     def __init__(self, env: EnvParams, params: SlateQParams, ranker: Ranker|None = None):
-        super().__init__(env, params, ranker)
-        self.q = one_hidden_layer(params.belief.state_dim, params.hidden_dim, env.num_items + 1)  # the last: none
-        self.target = copy.deepcopy(self.q).requires_grad_(False)
+        super().__init__(env, params, ranker, env.num_items + 1)  # the last: none
         self.choice = CHOICE_MODELS[params.choice_model](env, params.belief)
         self.keeps = self.choice.keeps
 
@@ -229,16 +220,7 @@ class SlateQAgent(ItemAgent):
         items = best_slates(self.params.slates, weights, q, null, self.env.slate_size)
         return items, slate_values(weights, q, null, items)
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        weights = [*self.belief.parameters(), *self.q.parameters()]
-        return [torch.optim.Adam(weights, lr=self.params.q_lr, fused=True)]
-
-    @property
-    def limits(self) -> dict[str, float]:
-        "Twice what an episode can earn."
-        return dict(q=2*largest_value(self.env))
-
-# %% ../../nbs/lib/agents/57_slateq.ipynb #39da11b5
+# %% ../../nbs/lib/agents/57_slateq.ipynb #f0881973
 class SlateQPolicy(ItemPolicy):
     "Shows the slate that is worth most."
     def __init__(self, agent: SlateQAgent, epsilon: float = 0.):
@@ -257,9 +239,7 @@ class SlateQPolicy(ItemPolicy):
 @patch
 def policy(self: SlateQAgent, explore: int|None = None) -> SlateQPolicy:
     "Its policy; in training, after `explore` steps, with random slates."
-    if explore is None: return SlateQPolicy(self)
-    last = self.params.last_epsilon
-    return SlateQPolicy(self, epsilon=last + (1 - last)*math.exp(-explore/self.params.epsilon_steps))
+    return SlateQPolicy(self, self.params.epsilon(explore))
 
 # %% ../../nbs/lib/agents/57_slateq.ipynb #735a7c05
 def chosen_items(slates: Tensor, clicks: Tensor, none: int) -> tuple[Tensor, Tensor, Tensor]:  # (n, slate_size) each
@@ -271,7 +251,7 @@ def chosen_items(slates: Tensor, clicks: Tensor, none: int) -> tuple[Tensor, Ten
     items = torch.cat([slates.flatten()[cells].long(), torch.full_like(without, none)])
     return rows, items, 1/counts.clamp(min=1)[rows]
 
-# %% ../../nbs/lib/agents/57_slateq.ipynb #10adad8c
+# %% ../../nbs/lib/agents/57_slateq.ipynb #b7e8c5ee
 @patch
 def values(self: SlateQAgent, states: Tensor, rows: Tensor, items: Tensor) -> Tensor:  # (n, state_dim), (m,), (m,)
     "Q of one item each, in the states of these rows."
@@ -287,12 +267,6 @@ def targets(self: SlateQAgent, batch: Episodes, next_states: Tensor) -> Tensor: 
     next_q = self.target(next_states.flatten(0, 1))
     _, next_value = self.slates(next_q, self.choice.users(batch).flatten(0, 1))
     return rewards + self.env.gamma*next_value.view_as(rewards)
-
-@patch
-@torch.no_grad()
-def move_target(self: SlateQAgent):
-    "A step of size tau towards Q."
-    torch._foreach_lerp_(list(self.target.parameters()), list(self.q.parameters()), self.params.tau)
 
 @patch
 def update(self: SlateQAgent, batch: Episodes, optimizers: list, count: int,
