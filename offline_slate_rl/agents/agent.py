@@ -16,7 +16,7 @@ from ..play.episodes import Episodes, Policy
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker
 
-# %% ../../nbs/lib/agents/51_agent.ipynb #d62a12a6
+# %% ../../nbs/lib/agents/51_agent.ipynb #6ca3a483
 HIDDEN = {'users', 'bored', 'scores'}  # fields of episodes that only the simulator knows
 
 class Agent(nn.Module):
@@ -24,6 +24,7 @@ class Agent(nn.Module):
     Params = AgentParams
     keeps: tuple[str, ...] = ('slates', 'clicks')
     sections: tuple[str, ...] = ()
+    learns = 'online'    # or 'offline', from a dataset
 
     def __init__(self, env: EnvParams, params: AgentParams, ranker: Ranker|None = None):
         super().__init__()

@@ -14,7 +14,7 @@ from ..core.kernels import gru_scan
 from ..core.params import EnvParams, Strict
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #4ac09ceb
+# %% ../../nbs/lib/agents/50_belief.ipynb #118f7ab2
 class BeliefParams(Strict):
     state_dim: int
     item_embedding_dim: int
@@ -26,7 +26,7 @@ class Belief(nn.Module):
 
     def __init__(self, env: EnvParams, params: BeliefParams):
         super().__init__()
-        self.state_dim = params.state_dim
+        self.params, self.state_dim = params, params.state_dim
         self.embedding = nn.Embedding(env.num_items, params.item_embedding_dim)
         self.input_dim = env.slate_size*(params.item_embedding_dim + 1)
 

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['OWN', 'LOGGING_EPSILON', 'quality_step', 'quality_checkpoint', 'playing', 'Behaviour', 'Described', 'described',
-           'find_behaviour', 'artifact_of', 'recorded_behaviour']
+           'find_behaviour', 'recorded_behaviour']
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #f6e56681
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #45dafca2
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.params import BEHAVIOURS, QUALITIES, EnvParams, Params
-from ..core.store import Artifact, artifacts, load_artifact
+from ..core.store import Artifact, load_artifact
 from ..play.episodes import Policy
 from ..play.policies import EpsilonGreedyOracle, RandomSlates, ShortTermOracle, SpreadingOracle
 from ..rankers.ranker import RandomLatents, load_ranker, ranker_inputs, ranker_source
-from ..training.checkpoints import find_checkpoint, load_agent, run_folder, target_name
+from ..training.checkpoints import artifact_of, find_checkpoint, load_agent, target_name
 from ..training.encoders import encoder_space, ranker_space
 
 # %% ../../nbs/lib/collection/70_behaviours.ipynb #0df7706b
@@ -140,15 +140,7 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #d3e48738
-def artifact_of(sha256: str, kind: str, params: Params, checkpoint: str = '') -> Artifact:
-    "The artifact with these bytes, among this scale's outputs; an error where it is missing or damaged."
-    folders = params.outputs/'pretrained', params.outputs/'checkpoints', run_folder(params)
-    found = [artifact for folder in folders for artifact in artifacts(folder, kind) if artifact.sha256 == sha256]
-    if not found: raise MissingError(f"the {kind} that made it (sha256 {sha256[:12]}) is not in {params.outputs}")
-    found.sort(key=lambda artifact: artifact.recipe.get('checkpoint') != checkpoint)  # `best` has the bytes of a step
-    return load_artifact(found[0].path, kind)
-
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #7d9504e4
 def recorded_behaviour(recipe: dict, params: Params) -> Behaviour:
     "The behaviour that a dataset's recipe names, or an error that says what is missing."
     who, inputs, name = recipe['behaviour'], recipe['inputs'], recipe['behaviour']['name']

@@ -7,13 +7,13 @@ __all__ = ['COLUMNS', 'MEANING', 'BUDGET', 'PRIVILEGED_WORDS', 'table', 'quality
            'observed_by', 'acted_by', 'approved', 'trained_with', 'facts_of', 'details', 'load_line', 'card',
            'write_card', 'verify_dataset']
 
-# %% ../../nbs/lib/collection/77_card.ipynb #9c9be872
+# %% ../../nbs/lib/collection/77_card.ipynb #88ba924d
 import shlex
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from .behaviours import artifact_of, playing
+from .behaviours import playing
 from .repair import UNREADABLE
 from .verification import keep_record, outcome, verification, verify
 from ..core.errors import SlateRLError
@@ -23,6 +23,7 @@ from ..core.store import (FORMAT, Artifact, append_rows, artifacts, flatten, loa
 from ..data.checks import Check
 from ..data.datasets import PER_EPISODE, Dataset
 from ..data.loading import dataset_folder, recorded_params, run_params
+from ..training.checkpoints import artifact_of
 
 # %% ../../nbs/lib/collection/77_card.ipynb #030d5dc8
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -9,7 +9,7 @@ __all__ = ['NEGLIGIBLE', 'SOUND_SCORES', 'SELECTIONS', 'Played', 'play', 'Gain',
            'inspect_files', 'compared', 'inspection_row', 'keep_rows', 'inspect_checkpoint', 'select',
            'scores_of_steps']
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #95de79ad
+# %% ../../nbs/lib/collection/71_inspection.ipynb #a1827e39
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +26,8 @@ from ..play.episodes import Episodes, Policy
 from ..play.measures import evaluate, paired
 from ..play.policies import RandomSlates, ShortTermOracle
 from ..play.worlds import committed_slate, normalised_score
-from ..training.checkpoints import checkpoints, find_checkpoint, load_agent, load_policy, train_command
+from ..training.checkpoints import (checkpoints, checkpoints_in, find_checkpoint, load_agent,
+                                                   load_policy, run_folder, train_command)
 
 # %% ../../nbs/lib/collection/71_inspection.ipynb #8ba07780
 class Played(NamedTuple):
@@ -207,11 +208,11 @@ class Inspection:
         returns = {row: round(value, 3) for row, value in self.table['return'].items()}
         return dict(returns=returns, blocking=self.blocking, warnings=self.warnings, reaction=self.reaction)
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #7b7e6aa6
+# %% ../../nbs/lib/collection/71_inspection.ipynb #c927feb3
 def siblings_of(params: Params, checkpoint: Artifact) -> dict[str, Artifact]:
     "The checkpoints of a checkpoint's run by name, itself included."
     run = {key: value for key, value in checkpoint.recipe.items() if key != 'checkpoint'}
-    return checkpoints(params, run) | {checkpoint.recipe['checkpoint']: checkpoint}
+    return checkpoints_in(run_folder(params), run) | {checkpoint.recipe['checkpoint']: checkpoint}
 
 def is_whole(artifact: Artifact) -> bool:
     "Whether its bytes are those that its manifest describes."

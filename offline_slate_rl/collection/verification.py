@@ -8,7 +8,7 @@ __all__ = ['DESCRIBED', 'ASKED', 'FOLLOWS', 'OF_SOURCES', 'ABOVE', 'check_descri
            'dataset_measures', 'check_above', 'params_of', 'verify', 'require', 'asked_dataset', 'record_path',
            'keep_record', 'verification', 'outcome']
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #c61aab0c
+# %% ../../nbs/lib/collection/76_verification.ipynb #a6493c04
 import json, math
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from .behaviours import OWN, Behaviour, artifact_of, described, recorded_behaviour
+from .behaviours import OWN, Behaviour, described, recorded_behaviour
 from .collect import verify_command
 from .mixtures import replayed
 from .repair import UNREADABLE, damage, file_recipe
@@ -36,6 +36,7 @@ from ..play.measures import Tally, interval
 from ..play.policies import RandomSlates
 from ..play.worlds import normalised_score
 from ..rankers.ranker import load_ranker
+from ..training.checkpoints import artifact_of
 from ..training.encoders import (CHECKS, NO_LEAK, NO_OUTCOME, RAW_BELIEFS, WHOLE, check_beliefs,
                                                 check_latents, load_encoder, verify_derived)
 from ..world.embeddings import item_table

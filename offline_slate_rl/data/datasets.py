@@ -125,11 +125,13 @@ def open_for_reading(path: Path) -> h5py.File:
     "The HDF5 file at `path`, whoever else has it open."
     return h5py.File(path, 'r', locking=False)
 
-# %% ../../nbs/lib/data/30_datasets.ipynb #a4fba3cf
+# %% ../../nbs/lib/data/30_datasets.ipynb #e60c20c8
 class Dataset:
     "An offline dataset on disk. Nothing is read before it is asked for; `derived` arrays replace its own."
-    def __init__(self, artifact: Artifact, *derived: Artifact):
+    def __init__(self, artifact: Artifact, *derived: Artifact,
+                 models: dict[str, Artifact]|None = None):  # 'encoder', 'ranker': where one was named on loading
         self.artifact, self.derived, self.path, self.recipe = artifact, derived, artifact.path, artifact.recipe
+        self.models = models or {}
 
     @property
     def manifest(self) -> dict: return self.artifact.manifest

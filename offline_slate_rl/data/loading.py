@@ -9,12 +9,14 @@ __all__ = ['TRAINED_BY', 'NAMED', 'DOTTED', 'CHECKPOINT_STEP', 'FIRST', 'MIXED',
            'dataset_folder', 'datasets_in', 'checked_quality', 'asked_of', 'run_disagreements', 'find_datasets',
            'find_dataset', 'run_params', 'load_dataset']
 
-# %% ../../nbs/lib/data/33_loading.ipynb #db390b7e
+# %% ../../nbs/lib/data/33_loading.ipynb #68b13a9b
 import json, re, shlex
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Callable, Collection
+
+from fastcore.basics import patch
 
 from ..core.errors import MissingError, Registry, SlateRLError, nearest
 from ..core.params import (BEHAVIOURS, QUALITIES, EnvParams, Params, agent_values, agents, canonical,
@@ -232,11 +234,19 @@ def find_dataset(params: Params, quality: str, **asked) -> Artifact:
     differ = partial(run_disagreements, params=params, quality=quality, **asked)
     return _the_one(datasets_in(folder, env), differ, what, command)
 
-# %% ../../nbs/lib/data/33_loading.ipynb #d60e63e1
-DERIVED = Registry('derived array', {
+# %% ../../nbs/lib/data/33_loading.ipynb #e1ad2aa3
+DERIVED = Registry('thing derived from a dataset', {
     'beliefs': 'offline_slate_rl.training.encoders',
     'latents': 'offline_slate_rl.training.encoders',
+    'policy': 'offline_slate_rl.training.spaces',
 })
+
+@patch
+def policy(self: Dataset,
+           function: Callable,          # beliefs (n, state_dim) -> latents (n, action_dim), or slates without a ranker
+           name: str = 'own policy'):   # in tables
+    "A Policy of a function: the dataset's encoder before it, the dataset's ranker behind it."
+    return DERIVED['policy'](self, function, name)
 
 def run_params(artifact: Artifact, agent: str|None = None, seed: int|None = None,
                overrides: dict|None = None) -> Params:

@@ -9,7 +9,7 @@ __all__ = ['MEASUREMENTS', 'MEASURED', 'IN_ITS_WORLD', 'WINDOW', 'measurement', 
            'click_model_trajectories_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #b29735d2
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #76caf70f
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from ..play.episodes import Episodes, rollout
 from ..rankers.click_model import ClickModel, choice_loss
 from ..rankers.gems import GeMS
 from ..rankers.ranker import Ranker, load_ranker
-from ..training.checkpoints import built_from
+from ..training.checkpoints import Run, built_from
 from ..training.online import SimulatorSource
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
@@ -182,7 +182,7 @@ def update_megabytes(agent: str) -> float:
     ready = f"from offline_slate_rl.pipeline.bench import an_update; update = an_update({agent!r})"
     return process_megabytes(f'{ready}; update(); update()') - process_megabytes(ready)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #09402297
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #b3738fff
 WINDOW = 20  # steps: what one policy plays before as many updates, in most agents
 
 def clock():
@@ -204,13 +204,13 @@ def step_ms(agent: str = 'SAC+GeMS', steps: int = 160) -> float:
     "Milliseconds of a step of the real loop."
     from torch.utils.data import DataLoader
     from offline_slate_rl.core.lightning import run_lightning
-    from offline_slate_rl.training.loop import Keeper, Loop, Run
+    from offline_slate_rl.training.loop import Keeper, Loop
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SLATE_RL_OUTPUTS=folder):
         few = dict(training__device='cpu', training__max_steps=steps, training__target_step=steps,
                    training__logger='none', training__val_episodes=2, **IN_ITS_WORLD.get(agent, {}))
         params, learner = untrained(agent, **few)
         if params.agent.random_steps: params, learner = untrained(agent, **few, agent__random_steps=20)
-        run = Run(dict(privileged=False), Path(folder), 'bench', '', None, lambda *_, **__: None)
+        run = Run(dict(privileged=False), Path(folder), 'bench', '', say=lambda *_, **__: None)
         loop, keeper, watch = Loop(params, learner, SimulatorSource(params, learner)), Keeper(params, run), clock()
         numbers = DataLoader(range(steps), batch_size=None)
         run_lightning(loop, numbers, max_epochs=1, accelerator='cpu', callbacks=[keeper, watch])

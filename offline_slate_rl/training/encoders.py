@@ -117,7 +117,7 @@ def _write(path: Path, dataset: Dataset, attributes: dict, encode: Callable[[Ten
             write_rows(file, rows, first, number, len(dataset))
         if 'observations' in file: link_next_observations(file)
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #3fb6221e
+# %% ../../nbs/lib/training/64_encoders.ipynb #55df2a79
 def _command(dataset: Dataset, argument: str, model: Artifact) -> str:
     "The line that derives the arrays again, for a shell."
     paths = f'{str(dataset.path.resolve())!r}, {argument}={str(model.path.resolve())!r}'
@@ -143,18 +143,23 @@ def _with_derived(dataset: Dataset, kind: str,
             _write(temporary, dataset, dict(kind=kind, recipe=recipe), encode)
             recorded['about'] = about()
         found = save_artifact(path, write, kind, recipe, recorded)
-    return Dataset(dataset.artifact, *dataset.derived, found)
+    return Dataset(dataset.artifact, *dataset.derived, found, models=dataset.models)
+
+def _named(dataset: Dataset, name: str, model: Artifact) -> Dataset:
+    "`dataset`, which knows by which artifact its encoder or ranker was named."
+    return Dataset(dataset.artifact, *dataset.derived, models=dataset.models | {name: model})
 
 def _recipe(dataset: Dataset, source: Artifact, encoding: str, name: str, space: dict, privileged: bool) -> dict:
     "What identifies the arrays that the model of a space, loaded from `source`, derives."
     return dict(env=dataset.recipe['env'], dataset=dataset.artifact.sha256, model=model_sha256(space),
                 encoding=encoding, spaces={name: space}, inputs={source.kind: source.sha256}, privileged=privileged)
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #2c18e371
+# %% ../../nbs/lib/training/64_encoders.ipynb #7ecff856
 def with_beliefs(dataset: Dataset, checkpoint: Artifact, say: Callable = print) -> Dataset:
     "`dataset` with the beliefs of a checkpoint's encoder as its observations."
     encoder = load_encoder(checkpoint)
     space = encoder_space(encoder, checkpoint)
+    dataset = _named(dataset, 'encoder', checkpoint)
     if own_space(dataset, 'encoder', space): return dataset
     privileged = checkpoint.recipe['privileged']
     recipe = _recipe(dataset, checkpoint, 'slates and clicks so far', 'encoder', space, privileged)
@@ -191,11 +196,12 @@ class SlateEncoder:
         "How near latents stand to their slates, in words."
         return f"{self.right/self.slots:.1%} of slots decode back to the item shown"
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #751d13c1
+# %% ../../nbs/lib/training/64_encoders.ipynb #a1790a5a
 def with_latents(dataset: Dataset, artifact: Artifact, say: Callable = print) -> Dataset:
     "`dataset` with its slates encoded by a ranker as actions; its own actions where they are that ranker's."
     ranker = slate_ranker(artifact, recorded_env(dataset))
     space = ranker_space(ranker, ranker_inputs(artifact))
+    dataset = _named(dataset, 'ranker', artifact)
     if own_space(dataset, 'ranker', space): return dataset
     encoder = SlateEncoder(ranker)
     recipe = _recipe(dataset, artifact, 'slates alone', 'ranker', space, ranker.privileged)
