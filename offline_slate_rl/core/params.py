@@ -6,7 +6,8 @@
 __all__ = ['QUALITIES', 'BEHAVIOURS', 'repo_dir', 'default_scale', 'outputs_dir', 'canonical', 'short_hash', 'Strict',
            'EnvParams', 'LoggedParams', 'MFParams', 'ClickModelParams', 'GeMSParams', 'RankerParams', 'AgentParams',
            'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params', 'params_file', 'validated', 'agent_params',
-           'registry', 'env_params', 'seeds', 'agents', 'scales', 'checked_seed', 'agent_values', 'load_params']
+           'registry', 'env_params', 'seeds', 'agents', 'scales', 'checked_seed', 'parsed_overrides', 'agent_values',
+           'load_params']
 
 # %% ../../nbs/lib/core/01_params.ipynb #6b50bde7
 import copy, hashlib, importlib.util, json, os
@@ -314,7 +315,7 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; it should be a whole number from 0 to 2^63 - 1.")
     return whole
 
-# %% ../../nbs/lib/core/01_params.ipynb #ba4294b1
+# %% ../../nbs/lib/core/01_params.ipynb #26dd3ab7
 def _set(values: dict, key: str, value, source: str, shrink: bool = False, optional: bool = False):
     "Set the dotted `key`, which must exist unless it is `optional`; with `shrink` never to more than it was."
     section, parts = values, key.split('.')
@@ -327,7 +328,7 @@ def _set(values: dict, key: str, value, source: str, shrink: bool = False, optio
         if last: section[part] = min(value, section[part]) if shrink else value
         section = section[part]
 
-def _parsed_overrides(overrides: dict|str|None) -> dict:
+def parsed_overrides(overrides: dict|str|None) -> dict:
     "Overrides as a dict with dotted keys."
     if not overrides: return {}
     given = overrides
@@ -353,7 +354,7 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/{folder}/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/01_params.ipynb #03d041f4
+# %% ../../nbs/lib/core/01_params.ipynb #ce56ba21
 def load_params(env: str,                         # name of a registered environment
                 agent: str = 'SAC+GeMS',          # name of a file in params/agents
                 seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
@@ -369,9 +370,10 @@ def load_params(env: str,                         # name of a registered environ
     values = copy.deepcopy(files) | run  # a copy, since the files are read once
     _params(values, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
     for key, value in params_file('scales.yaml')[scale].items():
+        if key == 'agent.random_steps' and 'random_steps' not in values['agent']: continue  # an offline algorithm's
         _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     base = _params(values, f'params/scales.yaml, {scale}')
-    overrides = _parsed_overrides(overrides)
+    overrides = parsed_overrides(overrides)
     for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_get(base, key) is not ...)
     if not overrides: return base
     changed = _params(values, 'overrides')
