@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['Policy', 'TopicRec', 'evaluate', 'load_dataset']
 
-# %% ../nbs/lib/99_init.ipynb #5f6b2615
+# %% ../nbs/lib/99_init.ipynb #d1c71541
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from offline_slate_rl.data.loading import load_dataset
     from offline_slate_rl.play.episodes import Policy
-    from offline_slate_rl.play.measures import evaluate
+    from offline_slate_rl.play.evaluation import evaluate
     from offline_slate_rl.world.simulator import TopicRec
 
-# %% ../nbs/lib/99_init.ipynb #a259da54
+# %% ../nbs/lib/99_init.ipynb #036e7cb4
 __version__ = "0.1.0"
 
 _all_ = ['Policy', 'TopicRec', 'evaluate', 'load_dataset']
 
 _HOMES = {'Policy': 'play.episodes', 'TopicRec': 'world.simulator',
-          'evaluate': 'play.measures', 'load_dataset': 'data.loading'}
+          'evaluate': 'play.evaluation', 'load_dataset': 'data.loading'}
 
 # %% ../nbs/lib/99_init.ipynb #f22b873d
 def __getattr__(name: str):
