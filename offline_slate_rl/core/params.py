@@ -292,9 +292,10 @@ def env_params(name: str) -> EnvParams:
     if name not in registry(): raise SlateRLError(f"Unknown environment '{name}'. {nearest(name, registry())}")
     return registry()[name]
 
-# %% ../../nbs/lib/core/01_params.ipynb #49ab796e
-QUALITIES = 'random', 'medium', 'expert', 'oracle'
-BEHAVIOURS = 'random', 'agent', 'random-slates', 'short-term-oracle', 'epsilon-greedy-oracle', 'spreading-oracle'
+# %% ../../nbs/lib/core/01_params.ipynb #bf08e879
+QUALITIES = 'random', 'medium', 'expert', 'replay', 'oracle'
+BEHAVIOURS = ('random', 'agent', 'replay', 'random-slates', 'short-term-oracle', 'epsilon-greedy-oracle',
+              'spreading-oracle')
 
 def seeds() -> list[int]:
     "The ten agent seeds of published results, the default one first."

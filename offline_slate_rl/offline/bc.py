@@ -16,7 +16,7 @@ from ..core.params import AGENTS, EnvParams
 from ..rankers.ranker import Ranker
 from ..training.offline import OfflineAgent, OfflineParams, Transitions, mlp
 
-# %% ../../nbs/lib/offline/80_bc.ipynb #f336a3c3
+# %% ../../nbs/lib/offline/80_bc.ipynb #3a0d9e27
 class GaussianActor(nn.Module):
     "A Gaussian around tanh m(s), with one deviation for each dimension of the action."
     def __init__(self, state_dim: int, hidden_dim: int, action_dim: int):
@@ -34,7 +34,12 @@ class GaussianActor(nn.Module):
         deviations = (actions - mean)/log_std.exp()
         return (-0.5*deviations.square() - log_std - 0.5*math.log(2*math.pi)).sum(-1)
 
-# %% ../../nbs/lib/offline/80_bc.ipynb #e98a1e69
+    def act(self, states: Tensor, deterministic: bool, normals) -> Tensor:
+        "The mean, or a sample, within the range."
+        mean, log_std = self(states)
+        return mean if deterministic else (mean + log_std.exp()*normals(mean.shape)).clamp(-1, 1)
+
+# %% ../../nbs/lib/offline/80_bc.ipynb #06accd03
 class BCParams(OfflineParams):
     algorithm: Literal['BC']
     hidden_dim: int
@@ -84,8 +89,5 @@ class BCAgent(OfflineAgent):
                 uniform = torch.special.ndtr(normals(logits.shape)).clamp(1e-7, 1 - 1e-7)
                 logits = logits - (-uniform.log()).log()
             action = logits.argmax(-1)
-        else:
-            mean, log_std = self.actor(features)
-            action = mean if deterministic else mean + log_std.exp()*normals(mean.shape)
-            action = action.clamp(-1, 1)
+        else: action = self.actor.act(features, deterministic, normals)
         return action, None if deterministic else self.log_density(states, action)

@@ -6,7 +6,7 @@
 __all__ = ['shown', 'cases', 'latex_escaped', 'latex', 'plot_learning', 'plot_seeds', 'Comparison', 'compare', 'compare_folder',
            'caption', 'latex_table', 'save']
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #e5c1cc94
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #f615b223
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from ..core.store import write_text
 from .engine import notebooks_dir, report_path
 from .over_seeds import (
     CASE, TEST, VALIDATION, completed, latest_training, learning_curves, once, overall_table, read_results,
-    reference_table, span, steps_of, summary_table, two_recipes, variant)
+    reference_table, span, steps_of, summary_table, together_table, two_recipes, variant)
 from ..play.measures import interval
 from ..play.seeds import RESAMPLES
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #f0dc90d5
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #1acf1e7e
 def _ends(value, low, high, why: str, form: str = '.1f') -> str:
     "'52.3 [50.1, 54.0]', '52.3 (why no interval)' or 'why', on one line."
     if pd.isna(value): return why
@@ -59,10 +59,17 @@ def _overall(row) -> dict:
             'seeds': row.seeds, 'IQM': _ends(row.iqm, row.iqm_low, row.iqm_high, row.note or 'one seed'),
             'better than reference': 'not compared' if pd.isna(row.improvement) else _chance(row, 'one seed')}
 
-_SHOWN = dict(summary=_summary, reference=_reference, overall=_overall)
+def _together(row) -> dict:
+    def number(value, form='.1f'): return '' if pd.isna(value) else f'{value:{form}}'
+    final = f'{row.final:.1f} ± {row.ci95:.1f}'.replace(' ', '\N{NO-BREAK SPACE}')
+    return {'environment': row.env, 'users': row.users, 'agent': row.agent, 'kind': row.kind, 'seeds': row.seeds,
+            'final': final, 'best': number(row.best), 'score': number(row.score),
+            'worth of reacting': number(row.gain, '+.1f')}
+
+_SHOWN = dict(summary=_summary, reference=_reference, overall=_overall, together=_together)
 
 def shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    "The table `name` (summary, reference, overall) as it is read."
+    "The table `name` (summary, reference, overall, together) as it is read."
     rows = table.assign(note=table.note.astype(object).fillna('')).itertuples()
     return pd.DataFrame([_SHOWN[name](row) | {'privileged': 'yes' if row.privileged else ''} for row in rows])
 
@@ -177,7 +184,7 @@ def _its_label(runs: pd.DataFrame, reference: str) -> str:
     if len(labels) > 1: raise SlateRLError(f"The reference '{reference}' may be {', '.join(labels)}. Name one of them.")
     return labels[0]
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #34c3b7e3
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #ce286cfb
 def _read(scale: str, rows: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows of tests and of validations with every column, of one scale."
     where, found = rows or outputs_dir(scale)/'results', []
@@ -211,7 +218,7 @@ def compare(scale: str = '',
         wanted = [_named(runs, 'label', agent, 'agent') for agent in agents] + [runs.label == reference]
         drawn = [_meant(curves, 'label', agent) for agent in (*agents, reference)]
         runs, curves = runs[np.any(wanted, axis=0)], curves[np.any(drawn, axis=0)]
-    tables = dict(summary=summary_table(runs), overall=overall_table(runs, reference))
+    tables = dict(summary=summary_table(runs), overall=overall_table(runs, reference), together=together_table(runs))
     if reference: tables['reference'] = reference_table(runs, reference)
     tables = {name: table for name, table in tables.items() if len(table)}
     learning = learning_curves(curves)
@@ -251,7 +258,7 @@ def _of_curves(learning: pd.DataFrame) -> list[str]:
     return [f"{row.curve} in {row.env}: {row.left_out} steps that some of its {row.seeds} seeds lack are not drawn."
             for row in cut.itertuples()]
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #9849c494
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #69bf4437
 def compare_folder(asked: dict) -> Path:
     "Where the files of a comparison belong."
     ending = report_path(notebooks_dir()/'60_compare.ipynb', asked).stem.removeprefix('60_compare')
@@ -265,6 +272,8 @@ def caption(name: str, comparison: Comparison, alike: list[str]) -> str:
                 "users: half the 95% interval of one run's return over its test users",
         reference="Welch's test with 95% interval of the difference; probability of improvement, the share of pairs of "
                   f"runs that return more, with {draws}",
+        together="The last step tested, and the checkpoint with the highest validation return; half the 95% interval over "
+                 "seeds, of one seed over users; score: 0 random, 100 expert; worth of reacting: yoked control, paired",
         overall=f"Interquartile mean (IQM) over environments and seeds, probability of improvement; {draws}, "
                 "stratified by environment")[name]
     seeds = '1 seed' if summary.seeds.max() == 1 else f'{span(summary.seeds)} seeds'

@@ -149,9 +149,9 @@ def run_values(given: Mapping, declared: Mapping[str, Parameter]) -> dict:
     if 'scale' in values: values['scale'] = values['scale'] or default_scale()
     return values
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #4c1eba34
-_IN_NAME = ('agent', 'agents', 'seed', 'behaviour', 'select_checkpoint', 'model_checkpoint', 'dataset', 'reference',
-            'checkpoint', 'rows')
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #cb72a9ea
+_IN_NAME = ('algorithm', 'agent', 'agents', 'seed', 'behaviour', 'select_checkpoint', 'model_checkpoint', 'dataset',
+            'belief', 'actions', 'reference', 'checkpoint', 'rows')
 
 def _in_name(name: str, value) -> str:
     short = '_'.join(map(str, value)) if isinstance(value, list) else value

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEST', 'VALIDATION', 'CASE', 'read_results', 'completed', 'variant', 'labels', 'once', 'latest_training', 'steps_of',
-           'ordered', 'summary_table', 'reference_table', 'overall_table', 'two_recipes', 'span', 'learning_curves']
+           'ordered', 'summary_table', 'together_table', 'reference_table', 'overall_table', 'two_recipes', 'span',
+           'learning_curves']
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #fd394dec
 import re
@@ -38,17 +39,18 @@ def read_results(scale: str = '', rows: str = '') -> tuple[pd.DataFrame, pd.Data
     raise MissingError(f"{folder} holds neither runs.csv (of an earlier comparison) nor returns.csv (of kept runs, as "
                        "in nbs/results). Without `rows`, the results of the scale are read.")
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #188a2cba
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #0396e49f
 TEST = 'env', 'agent', 'seed', 'checkpoint', 'episodes', 'return_mean', 'return_ci95', 'privileged'
 VALIDATION = 'env', 'agent', 'seed', 'step', 'val_reward'
-_ABSENT = dict(run='', sha256='', measured='', scale='', trained=0, episodes=0, privileged=False)
+_ABSENT = dict(run='', sha256='', measured='', scale='', trained=0, episodes=0, privileged=False, kind='online')
+_FIGURES = 'score', 'gain'  # of test rows: NaN where they were not measured
 
 def completed(rows: pd.DataFrame, needed: tuple[str, ...], where) -> pd.DataFrame:
     "`rows` with every column; an error where one is missing that a comparison needs."
     missing = [name for name in needed if name not in rows]
     if len(rows) and missing: raise SlateRLError(
         f"The rows in {where} have no column {', '.join(missing)}. A row needs {', '.join(needed)}.")
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *needed, *_ABSENT])))
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *needed, *_ABSENT, *_FIGURES])))
     return rows.astype(object).fillna(_ABSENT).infer_objects()
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #a007f3fd
@@ -127,6 +129,24 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
             iqm=iqm, iqm_low=low, iqm_high=high, ci95_over_users=its.return_ci95.mean(),
             privileged=bool(its.privileged.any()), note='one seed: no interval over seeds' if len(its) < 2 else ''))
     return ordered(rows, 'mean')
+
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #4af4811c
+def together_table(runs: pd.DataFrame) -> pd.DataFrame:
+    "A row for each environment, set of users and agent of any kind; none where all are of one kind."
+    if runs.kind.nunique() < 2: return pd.DataFrame()
+    rows = []
+    for (env, users, label), its in runs.groupby(['env', 'episodes', 'label']):
+        best = its[its.checkpoint.str.startswith('best')]
+        others = its.drop(best.index)
+        steps = others.checkpoint.map(steps_of)
+        final = others[steps == steps.max()] if len(others) else best
+        over_seeds = len(final) > 1
+        rows.append(dict(
+            env=env, checkpoint='final', episodes=users, label=label, kind=its.kind.iloc[0], seeds=len(final),
+            final=final.return_mean.mean(), ci95=interval(final.return_mean) if over_seeds else final.return_ci95.mean(),
+            best=best.return_mean.mean(), score=final.score.astype(float).mean(), gain=final.gain.astype(float).mean(),
+            privileged=bool(its.privileged.any()), note='' if over_seeds else 'one seed'))
+    return ordered(rows, 'final')
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #2650f11f
 def _against(ours: pd.Series, theirs: pd.Series) -> dict:

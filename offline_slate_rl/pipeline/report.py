@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHAIN', 'panels', 'names_above', 'plot_pretraining', 'best_epoch', 'pretraining_table', 'plot_mf', 'plot_click_model',
-           'plot_bounds', 'decoded_slates', 'plot_training', 'history_table', 'returns_table', 'checkpoint_table',
-           'inspection_table', 'plot_returns', 'reaction_table', 'plot_over_time', 'plot_episode', 'plot_dataset',
-           'check_table', 'plot_effect', 'effect_table', 'measure_table', 'plot_chain']
+           'plot_bounds', 'decoded_slates', 'plot_training', 'plot_offline', 'history_table', 'returns_table',
+           'checkpoint_table', 'inspection_table', 'plot_returns', 'reaction_table', 'plot_over_time', 'plot_episode',
+           'plot_dataset', 'check_table', 'plot_effect', 'effect_table', 'measure_table', 'plot_chain']
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #7c3c08c1
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -109,7 +109,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return pd.DataFrame(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #4a66a7d6
+# %% ../../nbs/lib/pipeline/93_report.ipynb #a15ad666
 _LEARNER = dict(alpha='temperature', saturated='saturated share of actions',
                 latent_spread='spread of the mode, share of half the range')
 
@@ -130,6 +130,26 @@ def plot_training(history: list[dict], target_step: int) -> Figure:
     for ax in (returns, slates, learner):
         ax.tick_params(axis='x', labelrotation=30)
         if ax.get_legend_handles_labels()[0]: names_above(ax)
+    return fig
+
+def plot_offline(history: list[dict], beside: dict[str, float]) -> Figure:
+    "Returns over updates beside those of controls, values beside what was earned, and how near actions stay to the data."
+    fig, (returns, values, actions) = panels(3, 3.2)
+    rows = pd.DataFrame(history)
+    returns.plot(rows.step, rows.val_reward, 'o-', ms=3, label='validation (its mode)')
+    returns.fill_between(rows.step, rows.val_reward - rows.val_ci95, rows.val_reward + rows.val_ci95, alpha=.2)
+    for at, (name, value) in enumerate(beside.items(), 1): returns.axhline(value, color=f'C{at}', ls=':', label=name)
+    returns.set(xlabel='update', ylabel='return', ylim=(0, None))
+    for figure, label in dict(q_start='value of the first action', return_start='discounted return').items():
+        if figure in rows: values.plot(rows.step, rows[figure], 'o-', ms=3, label=label)
+    values.set(xlabel='update', ylabel='clicks, discounted', ylim=(0, None))
+    for figure, label in dict(outside='outside the data', latent_spread='spread of actions').items():
+        if figure in rows: actions.plot(rows.step, rows[figure], 'o-', ms=3, label=label)
+    actions.set(xlabel='update', ylabel='share', ylim=(0, None))
+    for ax in (returns, values, actions):
+        ax.tick_params(axis='x', labelrotation=30)
+        if ax.get_legend_handles_labels()[0]: names_above(ax)
+        else: ax.text(.5, .5, 'it has none', transform=ax.transAxes, ha='center', color='grey')
     return fig
 
 def history_table(history: list[dict]) -> pd.DataFrame:

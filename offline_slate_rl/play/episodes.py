@@ -103,7 +103,7 @@ def id_dtype(num_items: int) -> torch.dtype:
     "The smallest integer type that holds every item id."
     return torch.int16 if num_items <= 2**15 else torch.int32
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #59a66ea9
+# %% ../../nbs/lib/play/20_episodes.ipynb #bd706073
 @torch.no_grad()
 def rollout(simulator: TopicRec, policy: Policy,
             episodes: int,               # how many
@@ -113,6 +113,7 @@ def rollout(simulator: TopicRec, policy: Policy,
             deterministic: bool = False, # the policy's mode rather than a sample
             oracle: bool = False,        # also record what only the simulator knows
             progress=None,               # called with the number of episodes played, after each block
+            first_episode: int = 0,      # number of the user with whom block 0 begins
            ) -> Episodes:                # on the CPU
     "Play `episodes` episodes."
     if policy.needs_view and not policy.privileged:
@@ -123,7 +124,7 @@ def rollout(simulator: TopicRec, policy: Policy,
     size, parts = simulator.num_envs, []
     blocks = math.ceil(episodes/size)
     for block in range(first_block, first_block + blocks):
-        turn = simulator.reset(block*size)
+        turn = simulator.reset(first_episode + block*size)
         view = simulator.view() if policy.needs_view else None
         policy.reset(size, stream(seed, f'{purpose}/policy', block), view)
         parts.append(_play(simulator, policy, turn, deterministic, oracle))

@@ -19,7 +19,7 @@ from .measures import paired
 from .policies import RandomSlates
 from .worlds import committed_slate, normalised_score, world
 
-# %% ../../nbs/lib/play/26_evaluation.ipynb #f04e7e98
+# %% ../../nbs/lib/play/26_evaluation.ipynb #8af42a22
 @dataclass
 class Evaluation:
     "What a policy did with the users of one purpose."
@@ -83,7 +83,13 @@ class Evaluation:
         worth = self.worth_of_reacting or (None, None)
         return plain | dict(score=self.score, gain=worth[0], gain_ci95=worth[1], privileged=self.privileged)
 
-# %% ../../nbs/lib/play/26_evaluation.ipynb #eb557de6
+    def keep(self, name: str, seed: int = 0, scale: str = '', **columns):
+        "Write the row into the results of a scale, as that of an agent called `name`."
+        who = dict(env=self.env.label, agent=name, seed=seed, run='', sha256='', scale=scale, kind='own',
+                   checkpoint='final' if self.purpose == 'test' else self.purpose)
+        append_rows(outputs_dir(scale), 'test', [who | self.row() | columns])
+
+# %% ../../nbs/lib/play/26_evaluation.ipynb #9ee3ac72
 def evaluate(policy: Policy,
              env: EnvParams|str,         # an environment, or its name
              episodes: int = 500,        # users
@@ -99,8 +105,5 @@ def evaluate(policy: Policy,
     played, measures = play_and_measure(policy, env, episodes, purpose, deterministic=deterministic)
     other = yoked(played, env, purpose, policy.device)[0] if reacting and episodes > 1 else None
     found = Evaluation(keep_as or policy.name, env, purpose, policy.privileged, played, measures, other)
-    if keep_as:
-        row = dict(env=env.label, agent=keep_as, seed=seed, checkpoint='final' if purpose == 'test' else purpose,
-                   run='', sha256='', scale=scale, kind='own')
-        append_rows(outputs_dir(scale), 'test', [row | found.row()])
+    if keep_as: found.keep(keep_as, seed, scale)
     return found

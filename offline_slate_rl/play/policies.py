@@ -6,7 +6,9 @@
 __all__ = ['RandomSlates', 'FixedSlate', 'Scripted', 'ShortTermOracle', 'distinct_items', 'EpsilonGreedyOracle',
            'SpreadingOracle']
 
-# %% ../../nbs/lib/play/21_policies.ipynb #95adf3b0
+# %% ../../nbs/lib/play/21_policies.ipynb #1116f6f0
+import math
+
 import numpy as np, torch
 from torch import Tensor
 
@@ -14,15 +16,20 @@ from ..core.errors import SlateRLError
 from .episodes import Action, Policy
 from ..world.simulator import relevance
 
-# %% ../../nbs/lib/play/21_policies.ipynb #6fc44931
+# %% ../../nbs/lib/play/21_policies.ipynb #d64751b8
 class RandomSlates(Policy):
     "Uniformly random items, with replacement."
     name = 'random slates'
     def __init__(self, num_items: int): self.num_items = num_items
 
+    def log_density(self, slates: Tensor) -> Tensor:  # (..., slate_size) -> (...)
+        "Log-probability of slates: each slot is any item with the same probability, whatever the others are."
+        return torch.full(slates.shape[:-1], -slates.shape[-1]*math.log(self.num_items), device=slates.device)
+
     def act(self, obs, deterministic=False):
         items = self.generator.integers(self.num_items, size=tuple(obs.slate.shape))
-        return Action(torch.from_numpy(items).to(obs.slate.device))
+        slates = torch.from_numpy(items).to(obs.slate.device)
+        return Action(slates, log_prob=self.log_density(slates))
 
 class FixedSlate(Policy):
     "The same slate for everyone, always."

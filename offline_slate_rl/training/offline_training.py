@@ -57,7 +57,7 @@ def _with_encoder(agent, dataset: Dataset, spaces: Spaces):
     made_of = {name: getattr(spaces.encoder.params, name) for name in BeliefParams.model_fields}
     return agent.model_copy(update=dict(fixed_belief=BeliefParams(**made_of)))
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #6caa72ec
+# %% ../../nbs/lib/training/67_offline_training.ipynb #bd122bd6
 def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> OfflineAgent:
     "The untrained agent of a run, with the encoder and the ranker of the dataset."
     agent = new_agent(params, spaces.ranker)
@@ -82,7 +82,7 @@ def offline_run(params: Params, dataset: Dataset, spaces: Spaces, command: str) 
     changed = {key: value for key, value in params.overrides.items() if section_of(key) == 'agent'}
     variant = f'-{short_hash(changed)}' if changed else ''
     name = f"{params.agent_name}_{dataset.path.stem}{derived}_agentseed{params.seed}{variant}"
-    columns = dict(agent=f'{params.agent_name} on {data_label(dataset)}', algorithm=params.agent_name,
+    columns = dict(agent=f'{params.agent_name} on {data_label(dataset)}', kind='offline', algorithm=params.agent_name,
                    data=data_label(dataset), data_sha256=dataset.artifact.sha256,
                    data_privileged=dataset.privileged)
     return Run(recipe, run_folder(params), name, command, columns)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOOSE_BEST', 'Started', 'Replay', 'SimulatorSource', 'Trained', 'in_the_way', 'carry_out', 'train']
 
-# %% ../../nbs/lib/training/63_online.ipynb #40d7b988
+# %% ../../nbs/lib/training/63_online.ipynb #36acebeb
 from dataclasses import dataclass
 from typing import Callable
 
@@ -18,7 +18,7 @@ from ..core.params import Params
 from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences, load_artifact,
                                          load_tensors, manifest_path, matching, one_thread, pick_device, stage_log)
 from ..play.episodes import Episodes, rollout
-from ..play.measures import evaluate
+from ..play.evaluation import evaluate
 from .checkpoints import (Run, checkpoints_in, load_policy, online_run, target_name,
                                                    untrained_agent)
 from ..world.embeddings import item_table
@@ -97,14 +97,14 @@ class SimulatorSource:
         self.replay.restore(state['replay'])
         self.returns = state['returns']
 
-# %% ../../nbs/lib/training/63_online.ipynb #0f6397e2
+# %% ../../nbs/lib/training/63_online.ipynb #404e0cc2
 @dataclass
 class Trained:
     "A finished training."
     params: Params
     checkpoints: dict[str, Artifact]
     history: list[dict]     # a row for each validation
-    test: dict[str, dict]   # measures on the test users, of the step checkpoint and the best
+    test: dict[str, dict]   # of the step checkpoint and the best, on the test users: measures, score, worth of reacting
 
 CHOOSE_BEST = 'val_episodes', 'check_val_every_n_steps'  # budgets, but they decide which checkpoint is called the best
 
@@ -171,7 +171,7 @@ def train(params: Params, force: bool = False) -> Trained:
         return agent, SimulatorSource(params, agent)
     return carry_out(params, run, '20_train', start, force)
 
-# %% ../../nbs/lib/training/63_online.ipynb #af87a22c
+# %% ../../nbs/lib/training/63_online.ipynb #75c1eb8e
 def _finished(params: Params, run: Run) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints_in(run.folder, run.recipe), target_name(params)
@@ -189,12 +189,11 @@ def _tested(params: Params, run: Run, checkpoint: Artifact, trained: int) -> dic
     "Measures on the test users, and a row of them in the results."
     load_artifact(checkpoint.path, 'checkpoint')
     policy = load_policy(checkpoint)
-    _, m = evaluate(policy, params.env, params.training.test_episodes, 'test')
-    name, step = checkpoint.recipe['checkpoint'], checkpoint.provenance['steps']
+    found = evaluate(policy, params.env, params.training.test_episodes)
+    m, name, step = found.measures, checkpoint.recipe['checkpoint'], checkpoint.provenance['steps']
     run.say(f"TEST {name} (step {step}): Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} "
             f"({m['episodes']} test users)")
     row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
                run=run.name, trained=trained, sha256=checkpoint.sha256, privileged=policy.privileged)
-    figures = {key: value for key, value in m.items() if not isinstance(value, list)}
-    append_rows(params.outputs, 'test', [row | run.columns | figures])
-    return m
+    append_rows(params.outputs, 'test', [row | run.columns | found.row()])
+    return m | {key: found.row()[key] for key in ('score', 'gain', 'gain_ci95')}
