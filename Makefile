@@ -6,7 +6,7 @@ SCALE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench agents ablation worlds check lab export plots readme rooms
+.PHONY: help demo test bench agents ablation worlds check lab export plots readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -35,6 +35,15 @@ check: .venv/.ready ## ruff; package and README match the notebooks, imports go 
 agents: export OMP_NUM_THREADS = 1
 agents: .venv/.ready ## train the agents of params/agent_study.yaml and keep their rows in nbs/results (hours; ITEMS=table.pt)
 	$(BIN)/python -c "from offline_slate_rl.studies.agents import run_study; print(run_study(items='$(ITEMS)'))"
+
+d3rlpy: .venv-d3rlpy/.ready ## the README's lines with d3rlpy, in an environment of its own; needs `make demo` before
+	@.venv-d3rlpy/bin/python -c "from offline_slate_rl.studies.cross_check import readme_lines; print(readme_lines())" > .venv-d3rlpy/lines.py
+	cat .venv-d3rlpy/lines.py
+	.venv-d3rlpy/bin/python .venv-d3rlpy/lines.py
+
+cross-check: export OMP_NUM_THREADS = 1
+cross-check: .venv-d3rlpy/.ready ## train d3rlpy's algorithms on the medium dataset of ENV at SCALE, and keep their rows (half an hour)
+	.venv-d3rlpy/bin/python -c "from offline_slate_rl.studies.cross_check import cross_check; cross_check('$(ENV)', scale='$(SCALE)')"
 
 ablation: export OMP_NUM_THREADS = 1
 ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)
@@ -83,4 +92,13 @@ rooms: .venv/.ready ## draw the picture of who imports whom, for CONTRIBUTING.md
 	@echo "Installing requirements.lock into .venv (a few minutes, once)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# d3rlpy pins an old Gymnasium, so it gets an environment of its own, made with the Python of .venv.
+.venv-d3rlpy/.ready: .venv/.ready requirements-d3rlpy.lock
+	@rm -f $@
+	$(BIN)/python -m venv --clear .venv-d3rlpy
+	@echo "Installing requirements-d3rlpy.lock into .venv-d3rlpy (some minutes, once)"
+	.venv-d3rlpy/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-d3rlpy.lock
+	.venv-d3rlpy/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
