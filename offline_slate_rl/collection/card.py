@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'MEANING', 'BUDGET', 'PRIVILEGED_WORDS', 'table', 'quality
            'observed_by', 'acted_by', 'approved', 'trained_with', 'facts_of', 'details', 'load_line', 'card',
            'write_card', 'verify_dataset']
 
-# %% ../../nbs/lib/collection/77_card.ipynb #88ba924d
+# %% ../../nbs/lib/collection/77_card.ipynb #7a663be6
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..core.store import (FORMAT, Artifact, append_rows, artifacts, flatten, loa
                                          write_text)
 from ..data.checks import Check
 from ..data.datasets import PER_EPISODE, Dataset
-from ..data.loading import dataset_folder, recorded_params, run_params
+from ..data.loading import dataset_folder, is_replay, recorded_params, run_params
 from ..training.checkpoints import artifact_of
 
 # %% ../../nbs/lib/collection/77_card.ipynb #030d5dc8
@@ -53,7 +53,7 @@ def quality_row(artifact: Artifact) -> list[str]:
             figure('random_return', '.1f'), above, figure('topics_per_slate', '.2f'),
             figure('catalogue_coverage', '.0%'), outcome(record)]
 
-# %% ../../nbs/lib/collection/77_card.ipynb #ba4d8910
+# %% ../../nbs/lib/collection/77_card.ipynb #8c42bd03
 MEANING = {
     'actions': 'the latent that the ranker decoded: the action',
     'slates': 'items shown, slot by slot',
@@ -64,7 +64,7 @@ MEANING = {
     'log_probs': 'log-density of the latent, or where there is none log-probability of the slate, in the policy',
     'episode_ids': 'episode',
     'timesteps': 'turn, from 0',
-    'observations': 'belief of the behaviour policy before the action',
+    'observations': 'belief before the action, by the encoder named below',
     'next_observations': 'its belief after the clicks',
     'final_observations': 'its belief after the last clicks',
     'initial_slates': 'first slate, the same for everyone',
@@ -96,10 +96,11 @@ def keys_of(found: list[Artifact]) -> str:
         except UNREADABLE: continue
     return ''
 
-# %% ../../nbs/lib/collection/77_card.ipynb #9eb96f31
+# %% ../../nbs/lib/collection/77_card.ipynb #d6f06743
 def played(recipe: dict) -> str:
     "The behaviour and how it played."
     if 'sources' in recipe: return _mixed(recipe['sources'])
+    if is_replay(recipe): return _of_training(recipe)
     if recipe['behaviour']['name'] != 'agent': return recipe['policy']
     deterministic, epsilon, noise = (recipe[key] for key in ('deterministic', 'epsilon', 'noise'))
     words = [f"{recipe['policy']}, {playing(deterministic, epsilon, noise)}"]
@@ -111,10 +112,17 @@ def played(recipe: dict) -> str:
     else: words.append(f'log_probs, where there are any, are those of {of}')
     return '; '.join(words)
 
+def _of_training(recipe: dict) -> str:
+    "Which episodes of a training these are."
+    first, number, who = recipe['first_episode'], recipe['num_trajectories'], recipe['behaviour']
+    return (f"{recipe['policy']}: its episodes {first} to {first + number - 1}, the random phase among them where they "
+            f"go back so far; its replay buffer held {who['held']}; no log_probs: the policy changed while it learnt")
+
 def _mixed(sources: list[dict]) -> str:
     "Each source of a mixture."
     def words(source: dict) -> str:
         how = playing(source['deterministic'], source['epsilon'], source['noise'])
+        if is_replay(source): how = f"after {source['behaviour']['steps']} steps of training"
         encoded = ', slates encoded as latents' if source['encoded'] else ''
         return (f"{source['episodes']} {source['quality']} episodes ({source['behaviour']['name']}, {how}, users "
                 f"{source['users']} of seed {source['seed']}{encoded}, from the file with sha256 {source['dataset']})")
@@ -134,7 +142,7 @@ def acted_by(space: dict|None) -> str:
     if space['artifact']: made_of = f", of the artifact {space['kind']} with sha256 {space['artifact']}"
     return f"latents that the ranker {space['name']} with weights {space['weights'][:12]} decodes{made_of}"
 
-# %% ../../nbs/lib/collection/77_card.ipynb #23a8cf3f
+# %% ../../nbs/lib/collection/77_card.ipynb #de276e62
 BUDGET = 'max_steps', 'target_step', 'val_episodes'
 
 def _pairs(values: dict) -> str:
@@ -173,11 +181,11 @@ def _ranker_facts(space: dict, artifact: Artifact) -> dict[str, str]:
 def trained_with(artifact: Artifact) -> dict[str, str]:
     "Parameters of the agent that played, and of the ranker of the latents."
     recipe, params = artifact.recipe, recorded_params(artifact)
-    of_agent = _agent_facts(params) if params and recipe['behaviour']['name'] == 'agent' else {}
+    of_agent = _agent_facts(params) if params and recipe['behaviour']['name'] in ('agent', 'replay') else {}
     space = recipe['spaces']['ranker']
     return of_agent | (_ranker_facts(space, artifact) if space else {})
 
-# %% ../../nbs/lib/collection/77_card.ipynb #a6219cc6
+# %% ../../nbs/lib/collection/77_card.ipynb #919e6f0b
 PRIVILEGED_WORDS = {True: 'yes: the behaviour, or a part of it, knows what only the simulator knows', False: 'no'}
 
 def facts_of(artifact: Artifact) -> dict[str, str]:
@@ -187,6 +195,7 @@ def facts_of(artifact: Artifact) -> dict[str, str]:
     facts = {'Size': f'{episodes:,} episodes of {length} turns, {episodes*length:,} transitions, {size/1e6:,.1f} MB',
              'Behaviour policy': played(recipe)}
     if 'sources' not in recipe: facts['Users'] = f"{recipe['users']} of seed {recipe['seed']}"
+    if is_replay(recipe): facts['Users'] += f", from number {recipe['first_episode']} on"
     facts |= {'Observations': observed_by(recipe['spaces']['encoder']), 'Actions': acted_by(recipe['spaces']['ranker']),
               'Privileged': PRIVILEGED_WORDS[recipe['privileged']]}
     inputs = [f'{kind} sha256 {sha256}' for kind, sha256 in recipe['inputs'].items()]

@@ -6,7 +6,7 @@
 __all__ = ['NAME_ONE', 'OF_SOURCE', 'GATHER', 'mixture_shares', 'mixture_counts', 'mixture_name', 'mixture_plan', 'Mixture',
            'check_sources', 'Latents', 'mixture_recipe', 'mixture_blocks', 'mixture_command', 'mix', 'replayed']
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #3c975cb9
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #e8bce60d
 import json, shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +24,7 @@ from ..core.params import EnvParams, Params, canonical, checked_seed, short_hash
 from ..core.store import (Artifact, flatten, made_or_reused, one_thread, provenance, save_artifact,
                                          stage_log)
 from ..core.streams import stream
-from ..data.datasets import Dataset, user_ids, write_dataset
+from ..data.datasets import Dataset, user_ids, users_of, write_dataset
 from ..data.loading import MIXED, dataset_folder
 from ..play.episodes import Episodes, rollout
 from ..play.policies import Scripted
@@ -176,13 +176,14 @@ def latents(self: Mixture) -> Latents:
     own = {name: own_space(dataset, 'ranker', space) for name, dataset in self.datasets.items()}
     return Latents(space, SlateEncoder(ranker), {name: not is_own for name, is_own in own.items()})
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #e4cf4df0
-OF_SOURCE = 'behaviour', 'deterministic', 'epsilon', 'noise', 'seed', 'users', 'block_size'  # in a source's recipe
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #27625fa8
+OF_SOURCE = ('behaviour', 'deterministic', 'epsilon', 'noise', 'seed', 'users', 'block_size',  # in a source's recipe,
+             'first_episode')                                                                  # of a training also this
 
 def _source(mixture: Mixture, name: str, encoded: bool) -> dict:
     "What the recipe says of one of the datasets."
     dataset = mixture.datasets[name]
-    kept = {key: dataset.recipe[key] for key in OF_SOURCE}
+    kept = {key: dataset.recipe[key] for key in OF_SOURCE if key in dataset.recipe}
     return dict(quality=name, share=str(mixture.shares[name]), episodes=mixture.counts[name],
                 dataset=dataset.artifact.sha256, encoded=encoded, **kept)
 
@@ -313,7 +314,7 @@ def mix(params: Params, datasets: dict[str, Dataset],
         make = partial(_make, path, mixture, latents, users, recipe, recorded, say)
         return made_or_reused(path, 'dataset', recipe, make, force, say, exactly=True)
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #46dfb128
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #6f632849
 def _replayed_block(of: dict, env: EnvParams, block: int,
                     at: np.ndarray,     # places of the episodes in the block
                     played: Episodes) -> Episodes:
@@ -322,7 +323,7 @@ def _replayed_block(of: dict, env: EnvParams, block: int,
     script = torch.zeros(size, *played.slates[:, 1:].shape[1:], dtype=torch.long)
     script[at] = played.slates[:, 1:].long()
     simulator = TopicRec(env, item_table(env), size)
-    return rollout(simulator, Scripted(script), size, of['seed'], of['users'], block, oracle=True)[at]
+    return rollout(simulator, Scripted(script), size, first_block=block, oracle=True, **users_of(of))[at]
 
 def _differs(again: Episodes, played: Episodes) -> str:
     "What is not the same; empty where all is."
@@ -331,7 +332,7 @@ def _differs(again: Episodes, played: Episodes) -> str:
     if played.users is None: return ''
     return '' if (again.users - played.users).abs().max() < 1e-5 else 'another user'
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #cad602f9
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #6fe11bd7
 @one_thread()
 def replayed(dataset: Dataset, env: EnvParams,
              rows: np.ndarray,  # numbers of episodes
@@ -344,7 +345,7 @@ def replayed(dataset: Dataset, env: EnvParams,
         for block in np.unique(blocks[sources == number]):
             here = np.flatnonzero((sources == number) & (blocks == block))
             where = f"in episodes {rows[here].tolist()} from {of['quality']}"
-            ids = user_ids(of['seed'], of['users'], 0, int(episodes[here].max()) + 1)
+            ids = user_ids(of['seed'], of['users'], of.get('first_episode', 0), int(episodes[here].max()) + 1)
             if not np.array_equal(ids[episodes[here]], users[here]): return f'other user ids {where}'
             played, at = dataset.take(rows[here]), episodes[here] % of['block_size']
             again = _replayed_block(of, env, int(block), at, played)

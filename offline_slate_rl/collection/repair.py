@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNREADABLE', 'HOW', 'file_recipe', 'read_manifest', 'manifest_recipe', 'identity', 'damage', 'Remedy', 'remedy']
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #01a84cb5
+# %% ../../nbs/lib/collection/75_repair.ipynb #baf414f9
 import json, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from .behaviours import OWN, quality_step
 from ..core.params import QUALITIES, load_params, outputs_dir, registry, scales
 from ..core.store import artifacts, flatten, manifest_path
 from ..data.datasets import open_for_reading
-from ..data.loading import MIXED, collect_command, dataset_folder, dataset_of, mix_command
+from ..data.loading import (MIXED, collect_command, dataset_folder, dataset_of, is_replay,
+                                           mix_command)
 
 # %% ../../nbs/lib/collection/75_repair.ipynb #7e35ab4a
 UNREADABLE = OSError, RuntimeError  # what h5py raises of a damaged file
@@ -101,18 +102,20 @@ def _line(path: Path, run: dict, overrides: dict, behaviour: str = '', model_che
     return collect_command(env, quality, scale, overrides=changed, behaviour=behaviour,
                            model_checkpoint=model_checkpoint, output_path=output_path, force=True, **run)
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #cccdd036
+# %% ../../nbs/lib/collection/75_repair.ipynb #e5094857
 HOW = 'seed', 'block_size', 'deterministic', 'epsilon', 'noise'  # of the section `collection`
 
 def _from_recipe(path: Path, recipe: dict) -> Remedy:
     "The remedy for a dataset whose manifest is lost."
     who, unknown = recipe['behaviour'], '' if _scale(path) else 'its scale'
-    overrides = {f'collection.{key}': recipe[key] for key in HOW}
+    how, of_training = HOW, {}
+    if is_replay(recipe): how, of_training = ('block_size',), {'training.target_step': who['steps']}
+    overrides = of_training | {f'collection.{key}': recipe[key] for key in how}
     overrides |= {f'env.{key}': value for key, value in recipe['env'].items() if key != 'name'}
     run, checkpoint = {}, ''
-    if who['name'] == 'agent':
+    if 'agent' in who:
         run = dict(agent=who['agent'], seed=who['agent_seed'])
-        usual = load_params(recipe['env']['name'], **run, scale=_scale(path))
+        usual = load_params(recipe['env']['name'], **run, scale=_scale(path), overrides=of_training)
         if who['checkpoint'] != quality_step(usual, recipe['quality']): checkpoint = who['checkpoint']
         unknown = _listed(unknown, 'overrides that its agent was trained with')
     elif recipe['spaces']['ranker']: unknown = _listed(unknown, 'the agent, the seed and the overrides of its ranker')
@@ -120,14 +123,15 @@ def _from_recipe(path: Path, recipe: dict) -> Remedy:
 
 def _listed(*parts: str) -> str: return '; '.join(filter(None, parts))
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #d6997262
+# %% ../../nbs/lib/collection/75_repair.ipynb #9d1e585c
 def _from_name(path: Path) -> Remedy:
     "The remedy for a dataset of which only the name is left."
-    words = dict(re.findall(r'_(behaviour|agent_seed|agent|epsilon|noise)-([^_]+)', path.stem))
+    words = dict(re.findall(r'_(behaviour|agent_seed|agent|epsilon|noise|until|beliefs)-([^_]+)', path.stem))
     overrides = {f'collection.{key}': float(words[key]) for key in ('epsilon', 'noise') if key in words}
+    if 'until' in words: overrides['training.target_step'] = int(words['until'].removeprefix('step'))
     run = dict(agent=words.get('agent'), seed=words.get('agent_seed'))
     unknown = _listed('' if _scale(path) else 'its scale', 'what its name does not say')
-    return Remedy(_line(path, run, overrides, words.get('behaviour', '')), unknown)
+    return Remedy(_line(path, run, overrides, words.get('behaviour', ''), words.get('beliefs', '')), unknown)
 
 def _of_mixture(path: Path, recipe: dict) -> Remedy:
     "The remedy for a mixture whose manifest is lost."

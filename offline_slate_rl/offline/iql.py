@@ -24,7 +24,7 @@ def expectile_loss(differences: Tensor, expectile: float) -> Tensor:  # eq. 5
     weights = torch.where(differences < 0, 1 - expectile, expectile)
     return (weights*differences.square()).mean()
 
-# %% ../../nbs/lib/offline/83_iql.ipynb #be1c27df
+# %% ../../nbs/lib/offline/83_iql.ipynb #39566faa
 class IQLParams(CriticParams):
     algorithm: Literal['IQL']
     lr: float
@@ -49,9 +49,9 @@ class IQLAgent(CriticAgent):
         if high > low: self.reward_scale.copy_(source.rewards.shape[1]/(high - low))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        "V, critics, policy."
-        parts = self.state_value.parameters(), self.critic_parameters(), self.actor.parameters()
-        return [adam(weights, self.params.lr) for weights in parts]
+        "One of all three parts."
+        weights = *self.state_value.parameters(), *self.critic_parameters(), *self.actor.parameters()
+        return [adam(weights, self.params.lr)]
 
     def v(self, states: Tensor) -> Tensor:  # (n, state_dim) -> (n,)
         "The value of normalised beliefs."
@@ -59,33 +59,33 @@ class IQLAgent(CriticAgent):
 
     def value(self, states: Tensor, actions: Tensor) -> Tensor: return super().value(states, actions)/self.reward_scale
 
-# %% ../../nbs/lib/offline/83_iql.ipynb #56859563
+# %% ../../nbs/lib/offline/83_iql.ipynb #64740cc2
 @patch
 def learn(self: IQLAgent, batch: Transitions, optimizers: list, count: int,
           noise: torch.Generator) -> dict[str, Tensor]:
     "One gradient step of V, critics and policy."
     p = self.params
-    v_optimizer, critic_optimizer, actor_optimizer = optimizers
     states, next_states = self.normalised(batch.states), self.normalised(batch.next_states)
+    fixed_states = states.detach()
+    with torch.no_grad():
+        old_values = self.target_critics.smaller(states, batch.actions)
+        target = self.bootstrapped(self.reward_scale*batch.rewards, self.v(next_states))
 
     # eq. 5: V towards an upper expectile of the target critics
-    with torch.no_grad(): old_values = self.target_critics.smaller(states, batch.actions)
-    v = self.v(states.detach())
+    v = self.v(fixed_states)
     advantages = old_values - v
     v_loss = expectile_loss(advantages, p.expectile)
-    descend(v_loss, v_optimizer)
 
     # eq. 6: both critics towards the reward and the next V
-    with torch.no_grad(): target = self.bootstrapped(self.reward_scale*batch.rewards, self.v(next_states))
     values = self.critics(states, batch.actions)
     critic_loss = squared_error(values, target)
-    descend(critic_loss, critic_optimizer)
-    polyak(self.target_critics, self.critics, p.tau)
 
     # eq. 7: the policy towards the better actions
     weights = (p.beta*advantages.detach()).exp().clamp(max=p.max_weight)
-    actor_loss = -(weights*self.actor.log_density(states.detach(), batch.actions)).mean()
-    descend(actor_loss, actor_optimizer)
+    actor_loss = -(weights*self.actor.log_density(fixed_states, batch.actions)).mean()
+
+    descend(v_loss + critic_loss + actor_loss, optimizers[0])
+    polyak(self.target_critics, self.critics, p.tau)
     in_clicks = dict(q=values.detach().mean(), q_max=target.abs().max(), v=v.detach().mean())
     in_clicks = {name: figure/self.reward_scale for name, figure in in_clicks.items()}
     return dict(v_loss=v_loss.detach(), critic_loss=critic_loss.detach(), actor_loss=actor_loss.detach(),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['budget', 'offline_params', 'untrained_offline', 'data_label', 'offline_run', 'train_offline']
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #b11574aa
+# %% ../../nbs/lib/training/67_offline_training.ipynb #97ddd01f
 import shlex
 
 from ..agents.belief import BeliefParams
@@ -13,7 +13,7 @@ from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, agents, load_params, params_file, parsed_overrides, short_hash
 from ..core.store import pick_device
 from ..data.datasets import Dataset
-from ..data.loading import recorded_params, section_of
+from ..data.loading import played_by, recorded_params, section_of
 from .checkpoints import Run, new_agent, run_folder
 from .offline import DatasetSource, OfflineAgent
 from .online import Started, Trained, carry_out
@@ -57,7 +57,7 @@ def _with_encoder(agent, dataset: Dataset, spaces: Spaces):
     made_of = {name: getattr(spaces.encoder.params, name) for name in BeliefParams.model_fields}
     return agent.model_copy(update=dict(fixed_belief=BeliefParams(**made_of)))
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #bd122bd6
+# %% ../../nbs/lib/training/67_offline_training.ipynb #971ea737
 def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> OfflineAgent:
     "The untrained agent of a run, with the encoder and the ranker of the dataset."
     agent = new_agent(params, spaces.ranker)
@@ -65,8 +65,10 @@ def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> Offli
     return agent
 
 def data_label(dataset: Dataset) -> str:
-    "What a dataset is called in tables: its quality."
-    return dataset.recipe['quality'] or dataset.path.stem
+    "What a dataset is called in tables: its quality, and the checkpoint where it is not the quality's own."
+    quality, played = dataset.recipe['quality'], played_by(dataset.artifact).get('checkpoint')
+    step = recorded_params(dataset.artifact).get('training', {}).get(dict(expert='max_steps').get(quality, 'target_step'))
+    return quality if played in (None, f'step{step}') else f'{quality} of {played}'
 
 def offline_run(params: Params, dataset: Dataset, spaces: Spaces, command: str) -> Run:
     "The run of an algorithm on a dataset."
