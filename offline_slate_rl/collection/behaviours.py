@@ -160,7 +160,7 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #752e4e90
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #2f542f6d
 def _of_training(params: Params, quality: str, model_checkpoint: str) -> Behaviour:
     "What the training of this run had seen, with the encoder of one of its checkpoints."
     if quality != 'replay':
@@ -173,7 +173,7 @@ def _of_training(params: Params, quality: str, model_checkpoint: str) -> Behavio
     buffer, checkpoint = find_buffer(params), _checkpoint(params, model_checkpoint or target_name(params))
     if checkpoint.recipe != {**buffer.recipe, 'checkpoint': checkpoint.recipe['checkpoint']}:
         raise SlateRLError(f"{checkpoint.path} is of another run than the replay buffer {buffer.path}. Name a "
-                           "checkpoint of that run, or load the dataset with other beliefs: load_dataset(..., belief=...).")
+                           "checkpoint of that run, or load the dataset with other beliefs (load_dataset, belief=).")
     return Behaviour('replay', params.env, checkpoint, load_seen(buffer))
 
 # %% ../../nbs/lib/collection/70_behaviours.ipynb #699dedea

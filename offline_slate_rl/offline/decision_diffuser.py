@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['cosine_schedule', 'Diffusion', 'Block', 'NoiseModel', 'DDParams', 'DDAgent']
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #1925366d
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #d649bb02
 import math
 from typing import Literal
 
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ class Diffusion(nn.Module):
         mean = self.of_clean[step]*clean + self.of_noised[step]*plans
         return mean + (temperature*self.variance[step]).sqrt()*normal
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #372d1ee9
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #4fc98be2
 class Block(nn.Module):
     "Two layers, and what the plan is asked to be between them."
     def __init__(self, hidden_dim: int, asked_dim: int):
@@ -73,9 +73,10 @@ class NoiseModel(nn.Module):
     "eps(x_k, y, k)."
     EMBED_DIM = 128  # of the step, and of the return
 
-    def __init__(self, length: int, state_dim: int, diffusion_steps: int, hidden_dim: int, num_blocks: int):
+    def __init__(self, length: int, state_dim: int, diffusion: Diffusion, hidden_dim: int, num_blocks: int):
         super().__init__()
-        self.embed_step = nn.Embedding(diffusion_steps, self.EMBED_DIM)
+        self.register_buffer('of_white', diffusion.noise, persistent=False)
+        self.embed_step = nn.Embedding(diffusion.steps, self.EMBED_DIM)
         self.embed_return = nn.Sequential(nn.Linear(1, 2*self.EMBED_DIM), nn.Mish(),
                                           nn.Linear(2*self.EMBED_DIM, self.EMBED_DIM))
         self.read = nn.Linear(length*state_dim, hidden_dim)
@@ -92,9 +93,9 @@ class NoiseModel(nn.Module):
         asked = torch.cat([self.embed_step(steps), of_return], -1)
         hidden = self.read(plans.flatten(1))
         for block in self.blocks: hidden = block(hidden, asked)
-        return self.write(hidden).view_as(plans)
+        return self.write(hidden).view_as(plans) + self.of_white[steps, None, None]*plans
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #fc5cd318
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #12d737ec
 class DDParams(OfflineParams):
     algorithm: Literal['DD']
     plan_length: int          # H, turns
@@ -106,7 +107,7 @@ class DDParams(OfflineParams):
     condition_dropout: float  # share of plans learnt without their return
     guidance: float           # w
     temperature: float        # of sampling
-    target_return: float      # y at play
+    target_quantile: float    # of the returns of the data's plans: what is asked for at play
 
 @AGENTS.register('DD')
 class DDAgent(OfflineAgent):
@@ -118,18 +119,21 @@ class DDAgent(OfflineAgent):
         super().__init__(env, params, ranker)
         self.length = params.plan_length
         self.diffusion = Diffusion(params.diffusion_steps)
-        self.noise_model = NoiseModel(self.length, self.state_dim, params.diffusion_steps, params.hidden_dim,
+        self.noise_model = NoiseModel(self.length, self.state_dim, self.diffusion, params.hidden_dim,
                                       params.num_blocks)
         self.inverse_dynamics = mlp(2*self.state_dim, params.inverse_dim, params.inverse_dim, self.action_dim)
         self.register_buffer('discounts', env.gamma**torch.arange(self.length), persistent=False)
         self.register_buffer('lowest_return', torch.tensor(0.))
         self.register_buffer('highest_return', torch.tensor(1.))
+        self.register_buffer('target_return', torch.tensor(1.))  # y at play
 
     def prepare(self, source: DatasetSource):
         super().prepare(source)
         returns = source.rewards.unfold(1, self.length, 1) @ self.discounts  # of every plan in the data
         self.lowest_return.copy_(returns.min())
         self.highest_return.copy_(returns.max())
+        target = np.quantile(returns.cpu().numpy(), self.params.target_quantile)  # torch's takes 16 million at most
+        self.target_return.copy_((target - self.lowest_return)/(self.highest_return - self.lowest_return))
 
     def plan_returns(self, rewards: Tensor) -> Tensor:  # (n, H) -> (n,)
         "y: 0 for the worst plan in the data, 1 for the best."
@@ -171,16 +175,16 @@ def learn(self: DDAgent, batch: Windows, optimizers: list, count: int, noise: to
     optimizers[0].step()
     return dict(diffusion_loss=diffusion_loss.detach(), inverse_loss=inverse_loss.detach())
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #903c9636
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #16db38b9
 @patch
 def guided_noise(self: DDAgent, plans: Tensor, step: int) -> Tensor:
     "Eq. 2, both terms in one pass."
-    n, p = len(plans), self.params
+    n = len(plans)
     steps = torch.full((2*n,), step, device=plans.device)
     conditioned = torch.arange(2*n, device=plans.device) < n
-    returns = torch.full((2*n,), p.target_return, device=plans.device)
+    returns = self.target_return.expand(2*n)
     with_return, without = self.noise_model(plans.repeat(2, 1, 1), steps, returns, conditioned).chunk(2)
-    return without + p.guidance*(with_return - without)
+    return without + self.params.guidance*(with_return - without)
 
 @patch
 def plan(self: DDAgent, states: Tensor,  # (n, state_dim) beliefs, normalised
