@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'WRITERS', 'LOAD', 'references', 'about', 'about_json', 'seen_and_done', 'columns', 'blocks', 'per_episode',
-           'parts', 'write_npz', 'write_lists', 'write_parquet', 'env_spec', 'export_stem', 'minari_id',
+           'parts', 'write_npz', 'write_lists', 'write_parquet', 'env_spec', 'recoverable', 'export_stem', 'minari_id',
            'minari_spaces', 'minari_episode', 'import_minari', 'played_by', 'minari_metadata', 'write_minari',
            'atomic_folder', 'export_path', 'export_dataset', 'export_notes', 'load_line']
 
-# %% ../../nbs/lib/collection/78_export.ipynb #059533ee
+# %% ../../nbs/lib/collection/78_export.ipynb #788d2fb3
 import copy, importlib.util, json, os, shutil, uuid
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,12 +20,13 @@ from gymnasium import spaces
 
 from ..core.errors import SlateRLError, nearest
 from ..core.params import EnvParams, registry
-from ..core.store import atomic, load_artifact
+from ..core.store import atomic
 from ..data.datasets import Dataset
-from ..data.loading import load_dataset
+from ..data.loading import is_replay, load_dataset
 from ..play.episodes import Episodes
 from ..play.worlds import reference
 from ..training.encoders import recorded_env
+from ..training.latent_env import latent_spec
 from ..world.gymnasium_env import action_space, gymnasium_id, observation_space
 
 # %% ../../nbs/lib/collection/78_export.ipynb #c1ab2a7c
@@ -144,7 +145,18 @@ def env_spec(env: EnvParams) -> gymnasium.envs.registration.EnvSpec|None:
     spec.kwargs = dict(env=env.name, **changed)
     return spec
 
-# %% ../../nbs/lib/collection/78_export.ipynb #18adb61e
+# %% ../../nbs/lib/collection/78_export.ipynb #b019e84e
+def recoverable(dataset: Dataset, view: str) -> tuple[gymnasium.envs.registration.EnvSpec|None, str]:
+    "Gymnasium's specification of an export's environment; None, and why, where there is none."
+    env = recorded_env(dataset)
+    if view == 'slate':
+        spec = env_spec(env)
+        return spec, '' if spec else f'{env.name} lies on an item table of its own (sha256 {env.item_embeddings}).'
+    try: gymnasium.make(spec := latent_spec(dataset))
+    except SlateRLError as error: return None, str(error)
+    return spec, ''
+
+# %% ../../nbs/lib/collection/78_export.ipynb #49ba46bd
 def export_stem(dataset: Dataset) -> str:
     "The dataset's name, with what was derived."
     derived = [f"_{artifact.kind}-{artifact.recipe['model'][:8]}" for artifact in dataset.derived]
@@ -156,9 +168,12 @@ def minari_id(dataset: Dataset, view: str) -> str:
     return f"slate-rl/{stem}{'_latent' if view == 'latent' else ''}-v0"
 
 def minari_spaces(dataset: Dataset, view: str) -> tuple[spaces.Space, spaces.Space]:
-    "Of observations and of actions."
-    env = recorded_env(dataset)
+    "Of observations and of actions: those of the environment where one can be recovered."
+    env, spec = recorded_env(dataset), recoverable(dataset, view)[0]
     if view == 'slate': return observation_space(env), action_space(env)
+    if spec:
+        recovered = gymnasium.make(spec)
+        return recovered.observation_space, recovered.action_space
     seen, done = seen_and_done(dataset.episodes(0, 1), view)
     return tuple(spaces.Box(-np.inf, np.inf, (vectors.shape[-1],), np.float32) for vectors in (seen, done))
 
@@ -185,11 +200,12 @@ def import_minari():
     import minari
     return minari
 
-# %% ../../nbs/lib/collection/78_export.ipynb #b4f95a94
+# %% ../../nbs/lib/collection/78_export.ipynb #67cc8929
 def played_by(dataset: Dataset) -> str:
     "Who played a dataset, in words."
     who = dataset.recipe['behaviour']
-    return f"{who['agent']} after {who['steps']} steps" if 'agent' in who else who['name']
+    if 'agent' not in who: return who['name']
+    return f"{who['agent']}{', its training,' if is_replay(dataset.recipe) else ''} after {who['steps']} steps"
 
 def minari_metadata(dataset: Dataset, view: str) -> dict:
     "What Minari asks of a dataset, and where it comes from."
@@ -208,8 +224,11 @@ def write_minari(dataset: Dataset, folder: Path, view: str, oracle: bool):
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
     (folder/'data').mkdir(parents=True)
-    storage = MinariStorage.new(folder/'data', *minari_spaces(dataset, view), env_spec(recorded_env(dataset)))
+    spec = recoverable(dataset, view)[0]
+    storage = MinariStorage.new(folder/'data', *minari_spaces(dataset, view), spec)
     storage.update_metadata(minari_metadata(dataset, view))
+    if spec and view == 'latent':
+        storage.update_metadata(dict(eval_env_spec=latent_spec(dataset, 'test').to_json()))
     def buffers() -> Iterator[EpisodeBuffer]:
         for _, episodes in blocks(dataset):
             for row in range(len(episodes)): yield EpisodeBuffer(**minari_episode(episodes, row, view, oracle))
@@ -297,23 +316,22 @@ def export_dataset(path: Path, to: str,
     with whole(target) as temporary: WRITERS[to](dataset, temporary, view, oracle)
     return target
 
-# %% ../../nbs/lib/collection/78_export.ipynb #df66f790
+# %% ../../nbs/lib/collection/78_export.ipynb #5b433c90
 LOAD = dict(  # no code that reads pkl is printed, since no code here reads such a file
     npz='dict(numpy.load("{}"))',
     parquet='pandas.read_parquet("{}")',
     pkl="the script's own reader: a dict of lists with one array a trajectory",
 )
 
-def export_notes(path: Path, to: str) -> list[str]:
+def export_notes(path: Path, to: str, view: str = '', belief: str = '') -> list[str]:
     "What an export to Minari lacks, and why."
     if to != 'minari': return []
-    env, notes = recorded_env(Dataset(load_artifact(path, 'dataset', verify=False))), []
+    dataset, notes = load_dataset(Path(path), belief=belief, say=lambda line: None), []
+    env, (spec, why) = recorded_env(dataset), recoverable(dataset, view or 'slate')
     if not references(env):
         notes.append(f"No reference scores: params/references.yaml has none for {env.name} as it is here, "
                      "so minari.get_normalized_score refuses.")
-    if not env_spec(env):
-        table = env.item_embeddings
-        notes.append(f"No environment to recover: {env.name} lies on an item table of its own (sha256 {table}).")
+    if not spec: notes.append(f'No environment to recover: {why}')
     return notes
 
 def load_line(path: Path, to: str, output: str = '') -> str:

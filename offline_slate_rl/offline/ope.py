@@ -6,15 +6,13 @@
 __all__ = ['TARGETS', 'BATCH', 'HIDDEN', 'LR', 'UPDATES', 'FOLLOWS', 'ITEM_DIM', 'DRAWS', 'LEFT', 'CHUNK', 'TOLD', 'Target',
            'RandomLatentsTarget', 'RandomSlatesTarget', 'LatentTarget', 'SoftMaxTarget', 'OfflineTarget', 'target_of',
            'Critic', 'fitted', 'fit_q', 'values_of', 'Model', 'fit_model', 'returns_in', 'turns_of', 'check_spaces',
-           'Seen', 'seen_by', 'log_ratios', 'logged_by', 'evaluate_offline', 'true_value', 'with_truth',
-           'plot_estimates']
+           'Seen', 'seen_by', 'log_ratios', 'logged_by', 'evaluate_offline', 'true_value', 'with_truth']
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #5c6da90e
+# %% ../../nbs/lib/offline/87_ope.ipynb #054417bd
 import copy, math
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.functional as F
-from matplotlib.figure import Figure
+import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..agents.latent import LatentPolicy, log_density, mixture_log_density
@@ -310,15 +308,16 @@ def logged_by(dataset: Dataset, target: Target, estimators: tuple = ESTIMATORS,
         logged = logged._replace(modelled=returns.double().numpy())
     return logged
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #a803a3f6
+# %% ../../nbs/lib/offline/87_ope.ipynb #7fa92835
 TOLD = 1, 5  # turns whose effective size a table tells, beside the last one
 
 def evaluate_offline(dataset: Dataset, policy: Policy,
                      estimators: tuple = ESTIMATORS,
                      episodes: int = 4000,    # of the dataset; q and the model learn from half of them
                      updates: int = UPDATES,  # of q, and of the model
-                     seed: int = 0) -> pd.DataFrame:
-    "Estimates of what `policy`, sampling, would earn, each with its 95% interval over logged episodes."
+                     seed: int = 0):
+    "A DataFrame of what `policy`, sampling, would earn: estimates, each with its 95% interval over logged episodes."
+    import pandas as pd  # slow to import
     for name in estimators:
         if name not in ESTIMATORS: raise SlateRLError(f"Unknown estimator '{name}'. {nearest(name, ESTIMATORS)}")
     target = target_of(policy, dataset_env(dataset))
@@ -339,7 +338,7 @@ def _sizes(logged: Logged) -> dict[str, float]:
     sizes = effective_sizes(logged.log_weights)
     return {f'ess_{turn}': sizes[turn - 1] for turn in TOLD} | dict(ess_last=sizes[-1])
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #f7c0aa4f
+# %% ../../nbs/lib/offline/87_ope.ipynb #879afb03
 def true_value(policy: Policy, env: EnvParams, users: int = 500) -> dict[str, float]:
     "What a policy earns when it samples, on the test users, and half the 95% interval."
     played, _ = evaluate(policy, env, users, deterministic=False)
@@ -347,33 +346,6 @@ def true_value(policy: Policy, env: EnvParams, users: int = 500) -> dict[str, fl
     values = played.rewards[:, :turns].double().numpy() @ env.gamma**np.arange(turns)
     return dict(truth=float(values.mean()), truth_ci95=interval(values), users=users)
 
-def with_truth(table: pd.DataFrame, truth: dict) -> pd.DataFrame:
+def with_truth(table, truth: dict):  # a DataFrame
     "Estimates beside the true value, and by which share of it they miss it."
     return table.assign(**truth, relative_error=(table.estimate - truth['truth'])/truth['truth'])
-
-# %% ../../nbs/lib/offline/87_ope.ipynb #671a1bf9
-def plot_estimates(rows: pd.DataFrame,       # of `with_truth`
-                   colour_by: str = 'data',  # a column
-                  ) -> Figure:
-    "A panel for each estimator; on the diagonal an estimate is true."
-    names = [name for name in ESTIMATORS if name in set(rows.estimator)]
-    height = -(-len(names)//4)
-    fig, axes = plt.subplots(height, min(4, len(names)), figsize=(2.3*min(4, len(names)) + .4, 2.3*height + .5),
-                             sharex=True, sharey=True, squeeze=False, layout='constrained')
-    low, high = rows.truth.min()/4, rows.truth.max()*4
-    for ax, name in zip(axes.flat, names):
-        ax.plot([low, high], [low, high], color='grey', lw=.8)
-        for colour, (label, its) in enumerate(rows[rows.estimator == name].groupby(colour_by, sort=False)):
-            shown, inside = its.estimate.clip(low, high), its.estimate.between(low, high)
-            ends = [(shown - its.low.clip(low, high)).clip(0), (its.high.clip(low, high) - shown).clip(0)]
-            ax.errorbar(its.truth, shown, yerr=ends, fmt='none', color=f'C{colour}', lw=.8)
-            ax.plot(its.truth[inside], shown[inside], 'o', color=f'C{colour}', ms=4, label=label)
-            for marker, outside in ('v', its.estimate < low), ('^', its.estimate > high):
-                ax.plot(its.truth[outside], shown[outside], marker, color=f'C{colour}', ms=6)
-        ax.set(title=name, xscale='log', yscale='log', xlim=(low, high), ylim=(low*.9, high*1.1))
-    for ax in axes.flat[len(names):]: ax.axis('off')
-    handles = {label: handle for handle, label in zip(*axes[0, 0].get_legend_handles_labels())}
-    fig.legend(handles.values(), handles, loc='outside lower center', ncols=len(handles), frameon=False)
-    fig.supxlabel('true value', fontsize=9)
-    fig.supylabel('estimate', fontsize=9)
-    return fig

@@ -238,7 +238,7 @@ def _mix(args):
     beliefs = args.belief or 'none (load_dataset(..., belief=...) computes them)'
     print(f"{made.path}\nmixture of {parts} episodes, shuffled; beliefs: {beliefs}")
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #8e3546db
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #156e6a97
 @command('export', "write a dataset for another library: Minari, npz with D4RL's keys, Parquet, lists in a pkl file",
          argument('path', type=Path, help='the dataset (.h5)'),
          argument('--to', required=True, metavar='FORMAT', help='minari, npz, parquet or pkl'),
@@ -252,7 +252,7 @@ def _mix(args):
 def _export(args):
     from offline_slate_rl.collection.export import export_dataset, export_notes, load_line
     path = export_dataset(args.path, args.to, args.output, args.view, args.oracle, args.belief, args.force)
-    for note in export_notes(args.path, args.to): print(note)
+    for note in export_notes(args.path, args.to, args.view, args.belief): print(note)
     print(f"{path}\nLoad it: {load_line(path, args.to, args.output)}")
 
 @command('import', 'take published logged trajectories, MF or item embeddings',

@@ -58,13 +58,15 @@ def train_d3rlpy(algorithm: str, dataset: Dataset, updates: int, seed: int = 0):
                 logger_adapter=d3rlpy.logging.NoopAdapterFactory())
     return learner, updates/(time.perf_counter() - began)
 
-# %% ../../nbs/studies/107_cross_check.ipynb #6438de97
+# %% ../../nbs/studies/107_cross_check.ipynb #536de8cd
 ROWS = repo_dir()/'nbs'/'results'/'offline'/'d3rlpy.csv'
 
-def cross_check(env: str, quality: str = 'medium', scale: str = '', algorithms: tuple = PAIRED, belief: str = '',
-                users: int = 500, updates: int|None = None, rows: Path = ROWS) -> pd.DataFrame:
+def cross_check(path: str|Path,           # of a dataset that has beliefs and latents
+                algorithms: tuple = PAIRED, users: int = 500,
+                updates: int|None = None,  # None: as many as ours has at the dataset's scale
+                rows: Path = ROWS) -> pd.DataFrame:
     "Train d3rlpy's algorithms on a dataset; keep a row for each, and one in the scale's results."
-    dataset = load_dataset(env, quality, scale, belief)
+    dataset = load_dataset(Path(path))
     scale = recorded_params(dataset.artifact)['scale']
     found = []
     for algorithm in algorithms:

@@ -36,19 +36,22 @@ def latent_space(ranker: Ranker) -> spaces.Box:
     low, high = ranker.centre - ranker.scale, ranker.centre + ranker.scale
     return spaces.Box(low.cpu().numpy(), high.cpu().numpy(), dtype=np.float32)
 
-# %% ../../nbs/lib/training/68_latent_env.ipynb #3b40b207
+# %% ../../nbs/lib/training/68_latent_env.ipynb #6569c3ab
 def _checkpoint_at(path: str|Path) -> Artifact:
     path = Path(path).expanduser()
     if path.is_file(): return load_artifact(path, 'checkpoint')
-    raise MissingError(f"{path} does not exist. The encoder of this environment's beliefs is in a checkpoint: say where "
-                       "it lies, checkpoint='....ckpt' (gymnasium.make and recover_environment take it).")
+    raise MissingError(f"{path} does not exist. The encoder of this environment's beliefs is in a checkpoint: say "
+                       "where it lies, checkpoint='....ckpt' (gymnasium.make and recover_environment take it).")
 
 def _ranker_of(agent, checkpoint: Artifact, named: dict|None) -> Ranker:
     "The ranker that is named, or the one of a checkpoint's agent."
-    if named: return load_ranker(agent.env, named['spec'], load_artifact(Path(named['path'])) if named['path'] else None)
+    if named:
+        source = load_artifact(Path(named['path'])) if named['path'] else None
+        return load_ranker(agent.env, named['spec'], source)
     if agent.ranker is not None: return agent.ranker
-    raise SlateRLError(f"{checkpoint.path.name} is of {checkpoint.recipe['agent_name']}, which acts on slates, so it has "
-                       f"no latents. Make the environment of slates: gymnasium.make('{gymnasium_id(agent.env.name)}').")
+    raise SlateRLError(f"{checkpoint.path.name} is of {checkpoint.recipe['agent_name']}, an agent without latents: "
+                       "it acts on slates. Make the environment of slates: "
+                       f"gymnasium.make('{gymnasium_id(agent.env.name)}').")
 
 def models_of(checkpoint: str|Path,
               ranker: dict|None = None,   # another ranker than the checkpoint's: its `spec`, and the `path` of its file

@@ -6,7 +6,7 @@
 __all__ = ['dataset_env', 'stepwise_encoder', 'Spaces', 'space_of', 'source_of', 'dataset_encoder', 'dataset_ranker', 'spaces_of',
            'BetweenSpaces', 'FunctionPolicy', 'function_policy']
 
-# %% ../../nbs/lib/training/65_spaces.ipynb #526f7a9b
+# %% ../../nbs/lib/training/65_spaces.ipynb #a3480066
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..agents.belief import Belief
 from ..core.errors import SlateRLError
-from ..core.params import EnvParams, Params
-from ..core.store import Artifact, differences, load_artifact
+from ..core.params import EnvParams
+from ..core.store import Artifact, differences
 from ..data.datasets import Dataset
 from ..data.loading import DERIVED, run_params
 from ..play.episodes import Action
