@@ -11,13 +11,12 @@ from offline_slate_rl.core.params import agents, params_file
 from offline_slate_rl.core.store import load_tensors, provenance, read_rows
 from offline_slate_rl.data.collecting import collect
 from offline_slate_rl.data.datasets import Dataset
-from offline_slate_rl.play.episodes import Policy
 from offline_slate_rl.play.measures import evaluate
 from offline_slate_rl.play.policies import RandomSlates
 from offline_slate_rl.rankers.ranker import RandomLatents, load_ranker
 from offline_slate_rl.training.encoders import encoder_space, load_encoder, ranker_space
 from offline_slate_rl.training.offline_training import train_offline
-from offline_slate_rl.training.spaces import FunctionPolicy, Spaces, spaces_of
+from offline_slate_rl.training.spaces import FunctionPolicy, Spaces
 
 ALGORITHMS = agents('offline')
 ON_SLATES = {'bc'}  # that can do without a ranker
@@ -102,8 +101,9 @@ def test_slates_are_learnt_from_or_refused(algorithm, of_slates):
 
 # An expert
 
-SHORT = {'hidden_dim': 64, 'lr': .001, 'q_lr': .001, 'pi_lr': .001, 'num_actions': 2, 'warmup': 10}  # where there is one
 UPDATES = 200
+SMALL = dict(hidden_dim=64, inverse_dim=64, embed_dim=32, num_layers=1, diffusion_steps=8, num_actions=2, warmup=10,
+             lr=.001, q_lr=.001, pi_lr=.001)  # of what an algorithm's file has
 
 def around(unit: torch.Tensor, ranker):
     "A function from beliefs to latents around one of them."
@@ -137,12 +137,9 @@ def expert(copied):
 def test_each_learns_from_an_expert(algorithm, expert, outputs):
     data, random = expert
     known = params_file(f'offline/{algorithm}.yaml')
-    short = {f'agent.{name}': value for name, value in SHORT.items() if name in known}
+    small = {f'agent.{name}': value for name, value in SMALL.items() if name in known}
     plays = {'training.val_episodes': 20, 'training.test_episodes': 20}
-    trained = train_offline(data, algorithm, overrides=budget(UPDATES, **plays) | short)
+    trained = train_offline(data, algorithm, overrides=budget(UPDATES, **plays) | small)
     behaviour, learnt = data.returns.mean(), trained.test[f'step{UPDATES}']['return_mean']
     untrained = trained.history[0]['val_reward']  # one latent in the middle of the range, whatever the user
-    print(algorithm, random, untrained, behaviour, learnt)
-    assert behaviour > 3*random
-    assert learnt > 2*random and learnt > (untrained + behaviour)/2, (random, untrained, behaviour, learnt)
-    if algorithm == 'bc': assert learnt > .8*behaviour
+    assert learnt > .8*behaviour > 2*random and learnt > 1.1*untrained, (random, untrained, behaviour, learnt)

@@ -1,4 +1,4 @@
-"""Whatever way data take to a learner: a belief knows only what was before it, and an evaluation computes the same one."""
+"""Whatever way data take to a learner: a belief knows only what was before it, and an evaluation has the same one."""
 import shutil
 
 import numpy as np
@@ -72,7 +72,8 @@ def test_an_evaluation_computes_the_beliefs_that_were_learnt_from(data):
 def test_a_transition_is_one_turn_of_the_file(data):
     "Belief before, latent, clicks, belief after: rows of one turn, none shifted."
     agent = reader(data)
-    source, rows = DatasetSource(data, agent), data.transitions('observations', 'actions', 'rewards', 'next_observations')
+    source = DatasetSource(data, agent)
+    rows = data.transitions('observations', 'actions', 'rewards', 'next_observations')
     for index in (0, 99, 100, 1999):
         episode, turn = divmod(index, data.episode_length)
         assert np.array_equal(source.states[episode, turn], rows['observations'][index])

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['OWN', 'LOGGING_EPSILON', 'NO_POLICY', 'quality_step', 'quality_checkpoint', 'playing', 'Behaviour', 'Described',
-           'described', 'find_behaviour', 'recorded_behaviour']
+           'described', 'find_behaviour', 'find_buffer', 'recorded_behaviour']
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #bdfd2c92
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #a39de16b
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.params import BEHAVIOURS, QUALITIES, EnvParams, Params
-from ..core.store import Artifact, load_artifact
+from ..core.store import Artifact, load_artifact, matching
+from ..data.buffer import Seen, load_seen, steps_of
 from ..play.episodes import Policy
 from ..play.policies import EpsilonGreedyOracle, RandomSlates, ShortTermOracle, SpreadingOracle
 from ..rankers.ranker import RandomLatents, load_ranker, ranker_inputs, ranker_source
-from ..training.buffer import Seen, find_buffer, load_seen, steps_of
-from ..training.checkpoints import artifact_of, find_checkpoint, load_agent, target_name
+from ..training.checkpoints import (artifact_of, find_checkpoint, load_agent, run_folder, run_recipe,
+                                                   target_name, train_command)
 from ..training.encoders import encoder_space, ranker_space
 
 # %% ../../nbs/lib/collection/70_behaviours.ipynb #6f63b601
@@ -160,7 +161,18 @@ def find_behaviour(params: Params, quality: str, name: str = '', model_checkpoin
     spec, source = ranker_source(params) if name == 'random' else (None, None)
     return Behaviour(name, params.env, ranker=spec, source=source)
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #2f542f6d
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #8876b186
+def find_buffer(params: Params) -> Artifact:
+    "The replay buffer of this run at its target step, its bytes checked, or an error that says how to get it."
+    name = target_name(params)
+    checkpoint = find_checkpoint(params, name)
+    found = matching(run_folder(params), 'replay', {**run_recipe(params), 'checkpoint': name})
+    if found: return found
+    keeping = {key: value for key, value in params.overrides.items() if key != 'training.keep_replay'}
+    raise MissingError(f"No replay buffer lies beside {checkpoint.path}. It is kept when training reaches "
+                       "training.target_step with training.keep_replay true. Train again with force: "
+                       f"{train_command(params.model_copy(update=dict(overrides=keeping)))} -p force True")
+
 def _of_training(params: Params, quality: str, model_checkpoint: str) -> Behaviour:
     "What the training of this run had seen, with the encoder of one of its checkpoints."
     if quality != 'replay':

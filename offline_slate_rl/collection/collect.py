@@ -6,7 +6,7 @@
 __all__ = ['APPROVALS', 'met_users', 'dataset_name', 'dataset_path', 'dataset_recipe', 'collecting', 'collect_dataset',
            'verify_command', 'collection_params']
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #11e94720
+# %% ../../nbs/lib/collection/73_collect.ipynb #bcb0187e
 import shlex
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from .inspection import select
 from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, load_params
 from ..core.store import Artifact, made_or_reused, one_thread, provenance, save_artifact, stage_log
+from ..data.buffer import Seen, seen_blocks, steps_of
 from ..data.collecting import check_request, collect
 from ..data.datasets import user_ids, write_dataset
 from ..data.loading import collect_command, dataset_folder, of_another_run, run_params
-from ..training.buffer import Seen, seen_blocks, steps_of
 from ..training.encoders import load_encoder
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #efd7a9c5

@@ -8,7 +8,7 @@ __all__ = ['DESCRIBED', 'ASKED', 'OF_BUFFER', 'FOLLOWS', 'OF_SOURCES', 'ABOVE', 
            'random_beside', 'welch', 'finite', 'dataset_measures', 'check_above', 'params_of', 'verify', 'require',
            'asked_dataset', 'record_path', 'keep_record', 'verification', 'outcome']
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #59f95c44
+# %% ../../nbs/lib/collection/76_verification.ipynb #405cb4ba
 import json, math
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -26,6 +26,7 @@ from ..core.params import EnvParams, Params, canonical
 from ..core.store import FORMAT, Artifact, differences, load_artifact, one_thread, write_text
 from ..data.asking import (ACTIONS, DENSITIES, REPLAYED, Again, block_of, check_actions, check_field,
                                           check_replay, play_again)
+from ..data.buffer import Seen
 from ..data.checks import Check, sampled_blocks, skip
 from ..data.contents import check_rows, schema_faults
 from ..data.datasets import Dataset, user_ids, users_of
@@ -36,7 +37,6 @@ from ..play.measures import Tally, interval
 from ..play.policies import RandomSlates
 from ..play.worlds import normalised_score
 from ..rankers.ranker import load_ranker
-from ..training.buffer import Seen
 from ..training.checkpoints import artifact_of
 from ..training.encoders import (CHECKS, NO_LEAK, NO_OUTCOME, RAW_BELIEFS, WHOLE, check_beliefs,
                                                 check_latents, load_encoder, verify_derived)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GaussianActor', 'BCParams', 'BCAgent']
 
-# %% ../../nbs/lib/offline/80_bc.ipynb #95b1ba1d
+# %% ../../nbs/lib/offline/80_bc.ipynb #e39b2c07
 import math
 from typing import Literal
 
-import torch, torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from ..core.params import AGENTS, EnvParams

@@ -57,13 +57,13 @@ class Diffusion(nn.Module):
         mean = self.of_clean[step]*clean + self.of_noised[step]*plans
         return mean + (temperature*self.variance[step]).sqrt()*normal
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #4fc98be2
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #3b8f3f29
 class Block(nn.Module):
     "Two layers, and what the plan is asked to be between them."
     def __init__(self, hidden_dim: int, asked_dim: int):
         super().__init__()
         def layer() -> nn.Module:
-            return nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.Mish())
+            return nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.SiLU())
         self.first, self.second, self.asked = layer(), layer(), nn.Linear(asked_dim, hidden_dim)
 
     def forward(self, hidden: Tensor, asked: Tensor) -> Tensor:
@@ -77,21 +77,21 @@ class NoiseModel(nn.Module):
         super().__init__()
         self.register_buffer('of_white', diffusion.noise, persistent=False)
         self.embed_step = nn.Embedding(diffusion.steps, self.EMBED_DIM)
-        self.embed_return = nn.Sequential(nn.Linear(1, 2*self.EMBED_DIM), nn.Mish(),
+        self.embed_return = nn.Sequential(nn.Linear(1, 2*self.EMBED_DIM), nn.SiLU(),
                                           nn.Linear(2*self.EMBED_DIM, self.EMBED_DIM))
         self.read = nn.Linear(length*state_dim, hidden_dim)
         self.blocks = nn.ModuleList([Block(hidden_dim, 2*self.EMBED_DIM) for _ in range(num_blocks)])
         self.write = nn.Linear(hidden_dim, length*state_dim)
 
-    def forward(self, plans: Tensor,   # (n, H, state_dim)
-                steps: Tensor,         # (n,) k - 1
-                returns: Tensor,       # (n,) y, in [0, 1]
-                conditioned: Tensor,   # (n,) bool, False: ∅ instead of y
-               ) -> Tensor:            # (n, H, state_dim)
+    def forward(self, plans: Tensor,   # (..., n, H, state_dim)
+                steps: Tensor,         # (..., n or 1) k - 1
+                returns: Tensor,       # (..., n or 1) y, in [0, 1]
+                conditioned: Tensor,   # (..., n or 1) bool, False: ∅ instead of y
+               ) -> Tensor:            # (..., n, H, state_dim)
         "The noise in plans."
         of_return = self.embed_return(returns.unsqueeze(-1))*conditioned.unsqueeze(-1)
         asked = torch.cat([self.embed_step(steps), of_return], -1)
-        hidden = self.read(plans.flatten(1))
+        hidden = self.read(plans.flatten(-2))
         for block in self.blocks: hidden = block(hidden, asked)
         return self.write(hidden).view_as(plans) + self.of_white[steps, None, None]*plans
 
@@ -175,15 +175,13 @@ def learn(self: DDAgent, batch: Windows, optimizers: list, count: int, noise: to
     optimizers[0].step()
     return dict(diffusion_loss=diffusion_loss.detach(), inverse_loss=inverse_loss.detach())
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #16db38b9
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #d114a72f
 @patch
 def guided_noise(self: DDAgent, plans: Tensor, step: int) -> Tensor:
     "Eq. 2, both terms in one pass."
-    n = len(plans)
-    steps = torch.full((2*n,), step, device=plans.device)
-    conditioned = torch.arange(2*n, device=plans.device) < n
-    returns = self.target_return.expand(2*n)
-    with_return, without = self.noise_model(plans.repeat(2, 1, 1), steps, returns, conditioned).chunk(2)
+    steps = torch.full((2, 1), step, device=plans.device)
+    conditioned = torch.tensor([[True], [False]], device=plans.device)
+    with_return, without = self.noise_model(plans.repeat(2, 1, 1, 1), steps, self.target_return.expand(2, 1), conditioned)
     return without + self.params.guidance*(with_return - without)
 
 @patch

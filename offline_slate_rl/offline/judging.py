@@ -6,10 +6,10 @@
 __all__ = ['CANDIDATES', 'VALIDATION_USERS', 'OVERESTIMATE', 'OUTSIDE', 'FAR_BELOW', 'clicked_slates', 'BestSlate', 'best_slate',
            'centroid', 'behaviour_of', 'controls_of', 'alarms', 'alarms_of', 'tested', 'offline_table', 'verdict']
 
-# %% ../../nbs/lib/offline/88_judging.ipynb #6b524841
+# %% ../../nbs/lib/offline/88_judging.ipynb #f6a2e228
 import math
 
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 
 from ..agents.agent import largest_value
 from ..collection.behaviours import recorded_behaviour
@@ -28,7 +28,7 @@ from ..training.online import Trained
 from ..training.spaces import dataset_env, dataset_ranker
 from ..world.embeddings import item_table
 
-# %% ../../nbs/lib/offline/88_judging.ipynb #c5d41771
+# %% ../../nbs/lib/offline/88_judging.ipynb #179d3b88
 CANDIDATES = 64        # slates of the data that are tried
 VALIDATION_USERS = 200
 
@@ -60,9 +60,10 @@ def centroid(dataset: Dataset) -> FixedSlate|None:
 
 def behaviour_of(dataset: Dataset) -> tuple[Policy, bool]|None:
     "The policy that collected a dataset, and whether it played its mode; None where there is no such policy any more."
-    try: behaviour = recorded_behaviour(dataset.recipe, run_params(dataset.artifact))
+    try:
+        behaviour = recorded_behaviour(dataset.recipe, run_params(dataset.artifact))
+        policy = behaviour.policy()
     except (SlateRLError, KeyError): return None
-    policy = behaviour.policy()
     policy.name = 'behaviour'
     return policy, behaviour.deterministic
 
@@ -118,11 +119,11 @@ def tested(trained: Trained) -> tuple[dict, dict]:
     final = next(name for name in trained.test if name != 'best')
     return trained.test[final], trained.test.get('best', trained.test[final])
 
-# %% ../../nbs/lib/offline/88_judging.ipynb #c33964fe
+# %% ../../nbs/lib/offline/88_judging.ipynb #dcfa161f
 def _shown(mean: float|None, half: float|None) -> str:
     "'305.1 ± 4.0'; '' where there is none."
-    if mean is None or pd.isna(mean): return ''
-    return f'{mean:.1f}' + ('' if half is None or pd.isna(half) else f' ± {half:.1f}')
+    if mean is None or math.isnan(mean): return ''
+    return f'{mean:.1f}' + ('' if half is None or math.isnan(half) else f' ± {half:.1f}')
 
 def _row(final: dict, best: dict|None, privileged: bool, alarms: list[str]|None = None) -> dict:
     "A row of figures in words."
@@ -136,8 +137,9 @@ def _row(final: dict, best: dict|None, privileged: bool, alarms: list[str]|None 
 
 def offline_table(dataset: Dataset, trained: dict[str, Trained],
                   controls: list[Evaluation] = (),   # others beside them, one's own learner for instance
-                 ) -> pd.DataFrame:
-    "Runs on a dataset and what they are read against: returns on the test users, with 95% intervals."
+                 ):
+    "A DataFrame of runs on a dataset and what they are read against: returns on the test users, with 95% intervals."
+    import pandas as pd
     rows = {}
     for name, run in trained.items():
         final, best = tested(run)

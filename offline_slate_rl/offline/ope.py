@@ -69,7 +69,7 @@ class RandomSlatesTarget(Target):
 
     def log_density(self, states, actions): return self.policy.log_density(actions)
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #d7053e63
+# %% ../../nbs/lib/offline/87_ope.ipynb #556a763d
 class LatentTarget(Target):
     def sample(self, states):
         policy, agent = self.policy, self.policy.agent
@@ -84,6 +84,12 @@ class LatentTarget(Target):
 
 class SoftMaxTarget(Target):
     on_slates = True
+
+    def __init__(self, policy: Policy, env: EnvParams):
+        super().__init__(policy, env)
+        if policy.epsilon:
+            raise SlateRLError(f"The policy '{policy.name}' has epsilon {policy.epsilon}. Evaluate it without.")
+
     def sample(self, states): return self.policy.choose(None, states, False)
     def log_density(self, states, actions): return self.policy.log_prob(states, actions)
 
@@ -214,7 +220,7 @@ def returns_in(model: Model, target: Target,
         states = torch.minimum(torch.maximum(states + model.std*change, model.low), model.high)
     return total
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #f6b3db7c
+# %% ../../nbs/lib/offline/87_ope.ipynb #5ab128da
 LEFT = 1e-3  # share of the discounted weight that turns after the last one may have
 
 def turns_of(env: EnvParams) -> int:
@@ -225,8 +231,8 @@ def turns_of(env: EnvParams) -> int:
 def check_spaces(dataset: Dataset, target: Target):
     "An error where the target policy acts in another space than the data."
     asked, name = space_of(dataset, 'ranker'), target.policy.name
-    if target.on_slates != (asked is None):
-        acts, holds = ('slates', 'latents')[::1 if target.on_slates else -1]
+    acts, holds = ('slates' if is_so else 'latents' for is_so in (target.on_slates, asked is None))
+    if acts != holds:
         raise SlateRLError(f"The policy '{name}' acts on {acts}, and the actions of {dataset.path.name} are {holds}. "
                            f"Give a policy that acts on {holds}.")
     if asked is None or model_sha256(asked) == model_sha256(ranker_space(target.ranker, {})): return
@@ -265,14 +271,15 @@ def seen_by(target: Target, dataset: Dataset, n: int) -> Seen:
     actions = played.slates[:, 1:].long() if target.on_slates else played.latents
     return Seen(states, actions, played.rewards, played.log_probs)
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #27efbe9c
+# %% ../../nbs/lib/offline/87_ope.ipynb #8870e860
 @torch.no_grad()
 def log_ratios(seen: Seen, target: Target, dataset: Dataset) -> np.ndarray:  # (n, T)
     "Log of how much likelier than the behaviour the target policy was to do what was done."
     without = "Ask for estimators=('dm', 'model'), which need no density."
     if seen.log_probs is None:
-        raise SlateRLError(f"{dataset.path.name} has no log_probs: its policy played its mode or with noise, or has no "
-                           f"density, or its actions are slates that were encoded later. {without}")
+        raise SlateRLError(f"{dataset.path.name} has no log_probs, so nobody knows how likely its actions were: its "
+                           "policy played its mode or with noise, or several policies played, or its slates were "
+                           f"encoded later. {without}")
     parts = []
     for first in range(0, len(seen.actions), CHUNK):
         part = seen.part(slice(first, first + CHUNK))
@@ -308,7 +315,7 @@ def logged_by(dataset: Dataset, target: Target, estimators: tuple = ESTIMATORS,
         logged = logged._replace(modelled=returns.double().numpy())
     return logged
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #7fa92835
+# %% ../../nbs/lib/offline/87_ope.ipynb #9c1be54f
 TOLD = 1, 5  # turns whose effective size a table tells, beside the last one
 
 def evaluate_offline(dataset: Dataset, policy: Policy,
@@ -336,7 +343,7 @@ def evaluate_offline(dataset: Dataset, policy: Policy,
 
 def _sizes(logged: Logged) -> dict[str, float]:
     sizes = effective_sizes(logged.log_weights)
-    return {f'ess_{turn}': sizes[turn - 1] for turn in TOLD} | dict(ess_last=sizes[-1])
+    return {f'ess_{turn}': sizes[turn - 1] for turn in TOLD if turn <= len(sizes)} | dict(ess_last=sizes[-1])
 
 # %% ../../nbs/lib/offline/87_ope.ipynb #879afb03
 def true_value(policy: Policy, env: EnvParams, users: int = 500) -> dict[str, float]:

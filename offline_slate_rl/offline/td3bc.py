@@ -88,7 +88,7 @@ class CriticAgent(OfflineAgent):
     def value(self, states: Tensor, actions: Tensor) -> Tensor:
         return self.critics.smaller(self.normalised(states), actions)
 
-# %% ../../nbs/lib/offline/81_td3bc.ipynb #8a7393e9
+# %% ../../nbs/lib/offline/81_td3bc.ipynb #dbb34485
 class TD3BCParams(CriticParams):
     algorithm: Literal['TD3+BC']
     lr: float
@@ -150,5 +150,5 @@ class TD3BCAgent(CriticAgent):
                   ) -> tuple[Tensor, Tensor]:
         "What the policy descends, and its part that clones."
         weight = self.params.alpha/values.detach().abs().mean()  # eq. 5
-        cloning_loss = (actions - data_actions).square().mean()
+        cloning_loss = (actions - data_actions).square().sum(-1).mean()
         return cloning_loss - weight*values.mean(), cloning_loss

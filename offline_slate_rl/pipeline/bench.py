@@ -9,7 +9,7 @@ __all__ = ['MEASUREMENTS', 'MEASURED', 'IN_ITS_WORLD', 'WINDOW', 'measurement', 
            'click_model_trajectories_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #76caf70f
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #555f8bce
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..collection.behaviours import Behaviour, described
 from ..collection.collect import dataset_recipe
 from ..collection.verification import require, verify
 from ..core.errors import SlateRLError, nearest
-from ..core.params import RANKERS, Params, env_params, load_params, outputs_dir
+from ..core.params import RANKERS, Params, agents, env_params, load_params, outputs_dir
 from ..core.store import (Artifact, freed_memory_kept, load_artifact, one_thread, save_artifact,
                                          save_tensors, write_text)
 from ..core.streams import torch_seeded
@@ -35,6 +35,7 @@ from ..rankers.click_model import ClickModel, choice_loss
 from ..rankers.gems import GeMS
 from ..rankers.ranker import Ranker, load_ranker
 from ..training.checkpoints import Run, built_from
+from ..training.offline_speed import updates_per_second
 from ..training.online import SimulatorSource
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
@@ -182,7 +183,7 @@ def update_megabytes(agent: str) -> float:
     ready = f"from offline_slate_rl.pipeline.bench import an_update; update = an_update({agent!r})"
     return process_megabytes(f'{ready}; update(); update()') - process_megabytes(ready)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #b3738fff
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #958bb774
 WINDOW = 20  # steps: what one policy plays before as many updates, in most agents
 
 def clock():
@@ -223,6 +224,9 @@ for _agent in MEASURED:
     measurement(f'train.{_row_name(_agent)}.update_ms', 'ms', f'one update, {_sizes}')(partial(update_ms, _agent))
     measurement(f'train.{_row_name(_agent)}.step_ms', 'ms', f'a step of the real loop, {_sizes}')(
         partial(step_ms, _agent))
+for _algorithm in agents('offline'):
+    measurement(f'offline.{_algorithm}.updates_per_s', 'updates/s', 'random beliefs and latents of published sizes')(
+        partial(updates_per_second, _algorithm))
 measurement('train.sac_wknn.update_mb', 'MB', 'the most memory that updates of SAC+WkNN add to a process')(
     partial(update_megabytes, 'SAC+WkNN-mf'))
 
@@ -330,10 +334,9 @@ def _collected(folder: Path, episodes: int, workers: int) -> tuple[Artifact, Par
                    'dataset', recipe, dict(command='make bench'), collection.block_size, workers, oracle=True)
     return made, params
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #901a676c
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #6a95f0a0
 @measurement('collect.sac_gems.episodes_per_s', 'episodes/s',
-             '2,000 episodes of an untrained SAC+GeMS at published sizes, focused_mix, 2 worker processes, '
-             'their start and the HDF5 file included')
+             '2,000 episodes of an untrained SAC+GeMS at published sizes, 2 workers, their start and the file included')
 def collected_per_second(episodes: int = 2000, workers: int = 2) -> float:
     "Episodes collected in a second."
     with tempfile.TemporaryDirectory() as folder:
@@ -342,17 +345,14 @@ def collected_per_second(episodes: int = 2000, workers: int = 2) -> float:
         return episodes/(time.perf_counter() - start)
 
 @measurement('verify.s_per_million', 's',
-             'every check of `slate-rl verify`, for a million transitions (10,000 episodes): measured on 2,000 '
-             'episodes of an untrained SAC+GeMS, times 5')
+             'every check of `slate-rl verify`, for a million transitions: 2,000 episodes of SAC+GeMS, times 5')
 def verify_seconds(episodes: int = 2000) -> float:
     "Seconds to verify a million transitions."
     with tempfile.TemporaryDirectory() as folder:
         dataset, params = _collected(Path(folder), episodes, 1)
         start = time.perf_counter()
-        checks = verify(dataset.path, params)[0]
-        seconds = time.perf_counter() - start
-        require(checks)
-        return seconds*1e6/(episodes*params.env.episode_length)
+        require(verify(dataset.path, params)[0])
+        return (time.perf_counter() - start)*1e6/(episodes*params.env.episode_length)
 
 # %% ../../nbs/lib/pipeline/97_bench.ipynb #00bf027d
 class Written:

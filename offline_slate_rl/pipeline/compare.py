@@ -258,7 +258,7 @@ def _of_curves(learning: pd.DataFrame) -> list[str]:
     return [f"{row.curve} in {row.env}: {row.left_out} steps that some of its {row.seeds} seeds lack are not drawn."
             for row in cut.itertuples()]
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #69bf4437
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #c0853ff7
 def compare_folder(asked: dict) -> Path:
     "Where the files of a comparison belong."
     ending = report_path(notebooks_dir()/'60_compare.ipynb', asked).stem.removeprefix('60_compare')
@@ -272,8 +272,8 @@ def caption(name: str, comparison: Comparison, alike: list[str]) -> str:
                 "users: half the 95% interval of one run's return over its test users",
         reference="Welch's test with 95% interval of the difference; probability of improvement, the share of pairs of "
                   f"runs that return more, with {draws}",
-        together="The last step tested, and the checkpoint with the highest validation return; half the 95% interval over "
-                 "seeds, of one seed over users; score: 0 random, 100 expert; worth of reacting: yoked control, paired",
+        together="The last step tested, and the checkpoint with the highest validation return; half the 95% interval "
+                 "over seeds, of one seed over users; score: 0 random, 100 expert; worth of reacting: yoked control",
         overall=f"Interquartile mean (IQM) over environments and seeds, probability of improvement; {draws}, "
                 "stratified by environment")[name]
     seeds = '1 seed' if summary.seeds.max() == 1 else f'{span(summary.seeds)} seeds'

@@ -130,7 +130,7 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
             privileged=bool(its.privileged.any()), note='one seed: no interval over seeds' if len(its) < 2 else ''))
     return ordered(rows, 'mean')
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #4af4811c
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #678a5000
 def together_table(runs: pd.DataFrame) -> pd.DataFrame:
     "A row for each environment, set of users and agent of any kind; none where all are of one kind."
     if runs.kind.nunique() < 2: return pd.DataFrame()
@@ -141,9 +141,10 @@ def together_table(runs: pd.DataFrame) -> pd.DataFrame:
         steps = others.checkpoint.map(steps_of)
         final = others[steps == steps.max()] if len(others) else best
         over_seeds = len(final) > 1
+        half = interval(final.return_mean) if over_seeds else final.return_ci95.mean()
         rows.append(dict(
             env=env, checkpoint='final', episodes=users, label=label, kind=its.kind.iloc[0], seeds=len(final),
-            final=final.return_mean.mean(), ci95=interval(final.return_mean) if over_seeds else final.return_ci95.mean(),
+            final=final.return_mean.mean(), ci95=half,
             best=best.return_mean.mean(), score=final.score.astype(float).mean(), gain=final.gain.astype(float).mean(),
             privileged=bool(its.privileged.any()), note='' if over_seeds else 'one seed'))
     return ordered(rows, 'final')

@@ -109,7 +109,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return pd.DataFrame(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #a15ad666
+# %% ../../nbs/lib/pipeline/93_report.ipynb #7be49b55
 _LEARNER = dict(alpha='temperature', saturated='saturated share of actions',
                 latent_spread='spread of the mode, share of half the range')
 
@@ -133,7 +133,7 @@ def plot_training(history: list[dict], target_step: int) -> Figure:
     return fig
 
 def plot_offline(history: list[dict], beside: dict[str, float]) -> Figure:
-    "Returns over updates beside those of controls, values beside what was earned, and how near actions stay to the data."
+    "Returns beside those of controls, values beside what was earned, and how near actions stay to the data."
     fig, (returns, values, actions) = panels(3, 3.2)
     rows = pd.DataFrame(history)
     returns.plot(rows.step, rows.val_reward, 'o-', ms=3, label='validation (its mode)')

@@ -13,15 +13,15 @@ import numpy as np
 
 from ..core.streams import stream
 
-# %% ../../nbs/lib/play/27_estimators.ipynb #e67a3b5c
+# %% ../../nbs/lib/play/27_estimators.ipynb #4489bce3
 class Logged(NamedTuple):
     "What the estimators read of n logged episodes, T turns each."
-    rewards: np.ndarray             # (n, T)
+    rewards: np.ndarray                  # (n, T)
     gamma: float
     log_ratios: np.ndarray|None = None   # (n, T) log pi(a_t|s_t) - log b(a_t|s_t)
     q: np.ndarray|None = None            # (n, T) q(s_t, a_t)
     v: np.ndarray|None = None            # (n, T+1) v(s_t), the mean of q(s_t, a) over actions of pi
-    modelled: np.ndarray|None = None     # (n,) what pi earns in the learnt model from s_0 on
+    modelled: np.ndarray|None = None     # (n,) what pi earns in the learnt model, from s_0 on
 
     @property
     def discounts(self) -> np.ndarray: return self.gamma**np.arange(self.rewards.shape[1])

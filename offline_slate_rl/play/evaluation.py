@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Evaluation', 'evaluate']
 
-# %% ../../nbs/lib/play/26_evaluation.ipynb #c7d433ec
+# %% ../../nbs/lib/play/26_evaluation.ipynb #cc6cfb59
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,7 @@ from .controls import yoked
 from .episodes import Episodes, Policy
 from .measures import evaluate as play_and_measure
 from .measures import paired
-from .policies import RandomSlates
-from .worlds import committed_slate, normalised_score, world
+from .worlds import normalised_score, world
 
 # %% ../../nbs/lib/play/26_evaluation.ipynb #8af42a22
 @dataclass

@@ -22,11 +22,12 @@ from ..training.checkpoints import find_checkpoint, load_policy
 from ..training.offline_training import train_offline
 from ..training.spaces import dataset_env, dataset_ranker
 
-# %% ../../nbs/studies/106_ope.ipynb #7f8daf35
+# %% ../../nbs/studies/106_ope.ipynb #557bb19d
 KEPT = RESULTS/'ope'/'estimates.csv'
-CHECKPOINTS, ALGORITHMS = ('step50000', 'best'), ('bc', 'iql')
+CHECKPOINTS, ALGORITHMS = ('step10000', 'best', 'step100000'), ('bc', 'iql')
 
-def study_targets(dataset: Dataset, checkpoints: tuple = CHECKPOINTS, algorithms: tuple = ALGORITHMS) -> dict[str, Policy]:
+def study_targets(dataset: Dataset, checkpoints: tuple = CHECKPOINTS,
+                  algorithms: tuple = ALGORITHMS) -> dict[str, Policy]:
     "The policies to be evaluated on a dataset."
     params = run_params(dataset.artifact)
     targets = {'random latents': RandomLatents(dataset_ranker(dataset))}
@@ -50,7 +51,7 @@ def ope_study(datasets: dict[str, Dataset],  # by what tables call them
             replace_rows(path, rows.assign(data=data, target=name, env=dataset_env(dataset).label), 'pair')
     return pd.read_csv(path)
 
-# %% ../../nbs/studies/106_ope.ipynb #daef56a0
+# %% ../../nbs/studies/106_ope.ipynb #d0b35672
 def estimate_table(rows: pd.DataFrame) -> pd.DataFrame:
     "A line for each dataset and target."
     lines = {}
@@ -64,7 +65,7 @@ def estimate_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 def error_table(rows: pd.DataFrame) -> pd.DataFrame:
-    "For each dataset the mean absolute error of each estimator, as a share of the truth, and of saying the behaviour's."
+    "Mean absolute error on each dataset, as a share of the truth; `behaviour` says what the logged episodes earned."
     rows = pd.concat([rows, rows[rows.estimator == rows.estimator.iloc[0]].assign(
         estimator='behaviour', relative_error=lambda its: (its.behaviour - its.truth)/its.truth)])
     errors = rows.assign(error=rows.relative_error.abs()).pivot_table('error', 'data', 'estimator', sort=False)

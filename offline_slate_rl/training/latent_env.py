@@ -36,12 +36,12 @@ def latent_space(ranker: Ranker) -> spaces.Box:
     low, high = ranker.centre - ranker.scale, ranker.centre + ranker.scale
     return spaces.Box(low.cpu().numpy(), high.cpu().numpy(), dtype=np.float32)
 
-# %% ../../nbs/lib/training/68_latent_env.ipynb #6569c3ab
+# %% ../../nbs/lib/training/68_latent_env.ipynb #4ddd6915
 def _checkpoint_at(path: str|Path) -> Artifact:
-    path = Path(path).expanduser()
-    if path.is_file(): return load_artifact(path, 'checkpoint')
-    raise MissingError(f"{path} does not exist. The encoder of this environment's beliefs is in a checkpoint: say "
-                       "where it lies, checkpoint='....ckpt' (gymnasium.make and recover_environment take it).")
+    if Path(path).expanduser().is_file(): return load_artifact(Path(path).expanduser(), 'checkpoint')
+    given = f'{path} does not exist.' if path else 'Which checkpoint?'
+    raise MissingError(f"{given} The encoder of this environment's beliefs is in a checkpoint: say where it lies, "
+                       "checkpoint='....ckpt' (gymnasium.make and recover_environment take it).")
 
 def _ranker_of(agent, checkpoint: Artifact, named: dict|None) -> Ranker:
     "The ranker that is named, or the one of a checkpoint's agent."
@@ -110,11 +110,11 @@ class _Latent:
         if not self._seeded: raise SlateRLError("step before reset: call reset() first.")
         return self._between.slates(self._between.checked(latents)).numpy()
 
-# %% ../../nbs/lib/training/68_latent_env.ipynb #ef38d091
+# %% ../../nbs/lib/training/68_latent_env.ipynb #414caaeb
 class LatentEnv(_Latent, SlateEnv):
     "One user at a time."
     def __init__(self, env: str,                # name in the registry
-                 checkpoint: str|Path,          # whose encoder makes the beliefs, and whose ranker the slates
+                 checkpoint: str|Path = '',     # whose encoder makes the beliefs, and whose ranker the slates
                  ranker: dict|None = None,      # here and below as in `models_of`
                  sha256: dict|None = None,
                  purpose: str = 'train',        # one of PURPOSES
@@ -133,7 +133,7 @@ class LatentEnv(_Latent, SlateEnv):
 
 class LatentVectorEnv(_Latent, SlateVectorEnv):
     "`num_envs` users side by side."
-    def __init__(self, env: str, checkpoint: str|Path, ranker: dict|None = None, sha256: dict|None = None,
+    def __init__(self, env: str, checkpoint: str|Path = '', ranker: dict|None = None, sha256: dict|None = None,
                  purpose: str = 'train', num_envs: int = 1, privileged: bool = False, render_mode=None):
         values = self._load(env, checkpoint, ranker, sha256, purpose)
         super().__init__(env, num_envs, privileged, render_mode, **values)

@@ -43,10 +43,11 @@ class Source(Protocol):
     def state(self) -> dict: ...
     def restore(self, state: dict): ...
 
-# %% ../../nbs/lib/training/62_loop.ipynb #70fdac0c
+# %% ../../nbs/lib/training/62_loop.ipynb #0c7ba731
 class Loop(pl.LightningModule):
     "Trains `agent` on episodes of `source`, step by step, on the agent's device."
-    def __init__(self, params: Params, agent: Agent, source: Source, burst: int = 1):  # steps that Lightning counts as one
+    def __init__(self, params: Params, agent: Agent, source: Source,
+                 burst: int = 1):  # steps that Lightning counts as one
         super().__init__()
         self.automatic_optimization = False  # several optimisers, in an order of their own
         self.burst = burst

@@ -79,7 +79,7 @@ def drawn_ends(n: int, horizon: int, length: int, padding: str, generator: torch
     first = length - 1 if padding == 'whole' else 0
     return torch.randint(first, horizon, (n,), generator=generator, device=generator.device)
 
-# %% ../../nbs/lib/training/66_offline.ipynb #637d5708
+# %% ../../nbs/lib/training/66_offline.ipynb #12d51c62
 def mlp(*sizes: int) -> nn.Sequential:
     "Linear layers with ReLU between them: mlp(20, 256, 256, 1)."
     layers = []
@@ -97,12 +97,13 @@ class OfflineAgent(Agent):
 
     def __init__(self, env: EnvParams, params: OfflineParams, ranker: Ranker|None):
         if ranker is None and not self.on_slates:
-            raise SlateRLError(f"{params.algorithm} acts on latents, and the dataset's actions are slates. Load it with "
-                               "a ranker that encodes them: load_dataset(..., actions='GeMS_....ckpt').")
+            raise SlateRLError(f"{params.algorithm} acts on latents, and the dataset's actions are slates. Load it "
+                               "with a ranker that encodes them: load_dataset(..., actions='GeMS_....ckpt').")
         super().__init__(env, params, ranker)
         spec = params.belief or params.fixed_belief
         if spec is None:
-            raise SlateRLError(f"{params.algorithm} has no beliefs: the dataset has no encoder and agent.belief is null.")
+            raise SlateRLError(f"{params.algorithm} has no beliefs: the dataset has no encoder, and agent.belief is "
+                               "null.")
         self.state_dim, self.action_dim = spec.state_dim, ranker.action_dim if ranker is not None else env.slate_size
         self.belief = make_belief(env, spec)
         if params.belief is None: self.belief.requires_grad_(False)

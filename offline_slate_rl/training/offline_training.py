@@ -19,7 +19,7 @@ from .offline import DatasetSource, OfflineAgent
 from .online import Started, Trained, carry_out
 from .spaces import Spaces, dataset_env, space_of, spaces_of
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #35618736
+# %% ../../nbs/lib/training/67_offline_training.ipynb #b7dcb9d5
 def budget(algorithm: str, scale: str) -> dict:
     "How long an algorithm learns at a scale, and how often it is validated, as values of the section `training`."
     table = params_file('offline.yaml')
@@ -37,7 +37,8 @@ def offline_params(dataset: Dataset,
                   ) -> Params:
     "The parameters of an algorithm on a dataset: the files, the dataset's environment, then `overrides`."
     known = agents('offline')
-    if algorithm not in known: raise SlateRLError(f"Unknown offline algorithm '{algorithm}'. {nearest(algorithm, known)}")
+    if algorithm not in known:
+        raise SlateRLError(f"Unknown offline algorithm '{algorithm}'. {nearest(algorithm, known)}")
     env, recorded, given = dataset_env(dataset), recorded_params(dataset.artifact), parsed_overrides(overrides)
     for key in given:
         if section_of(key) != 'env': continue
@@ -57,7 +58,7 @@ def _with_encoder(agent, dataset: Dataset, spaces: Spaces):
     made_of = {name: getattr(spaces.encoder.params, name) for name in BeliefParams.model_fields}
     return agent.model_copy(update=dict(fixed_belief=BeliefParams(**made_of)))
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #971ea737
+# %% ../../nbs/lib/training/67_offline_training.ipynb #54f3f686
 def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> OfflineAgent:
     "The untrained agent of a run, with the encoder and the ranker of the dataset."
     agent = new_agent(params, spaces.ranker)
@@ -67,7 +68,8 @@ def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> Offli
 def data_label(dataset: Dataset) -> str:
     "What a dataset is called in tables: its quality, and the checkpoint where it is not the quality's own."
     quality, played = dataset.recipe['quality'], played_by(dataset.artifact).get('checkpoint')
-    step = recorded_params(dataset.artifact).get('training', {}).get(dict(expert='max_steps').get(quality, 'target_step'))
+    usual = 'max_steps' if quality == 'expert' else 'target_step'
+    step = recorded_params(dataset.artifact).get('training', {}).get(usual)
     return quality if played in (None, f'step{step}') else f'{quality} of {played}'
 
 def offline_run(params: Params, dataset: Dataset, spaces: Spaces, command: str) -> Run:

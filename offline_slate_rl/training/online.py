@@ -130,8 +130,8 @@ def _keep_others(run: Run):
         raise SlateRLError(f"{artifact.path} was made by another recipe: {'; '.join(differ[:4])}. "
                            "Move it away, or train again with force (`-p force True`).")
 
-# %% ../../nbs/lib/training/63_online.ipynb #2dca1b9e
-Started = tuple[Agent, 'Source']  # an untrained agent, and where its episodes come from
+# %% ../../nbs/lib/training/63_online.ipynb #3903f685
+Started = tuple[Agent, object]  # an untrained agent, and the `Source` of what it learns from
 
 @one_thread()
 def carry_out(params: Params, run: Run,
