@@ -46,11 +46,13 @@ def log_integral(values: Tensor,         # (..., k, n) Q(s, a_i) of k actions fo
     "Estimate of the log of the integral of exp Q over all actions."
     return (values - log_densities).logsumexp(-2) - math.log(len(log_densities))
 
-# %% ../../nbs/lib/offline/82_cql.ipynb #c2abe902
+# %% ../../nbs/lib/offline/82_cql.ipynb #4e2aae6a
 class CQLParams(CriticParams):
     algorithm: Literal['CQL']
     q_lr: float
     pi_lr: float
+    temperature: float
+    temperature_lr: float
     target_entropy: float
     conservatism: float
     num_actions: int
@@ -63,13 +65,13 @@ class CQLAgent(CriticAgent):
     def __init__(self, env: EnvParams, params: CQLParams, ranker: Ranker|None):
         super().__init__(env, params, ranker)
         self.actor = SquashedActor(self.state_dim, params.hidden_dim, self.action_dim)
-        self.log_temperature = nn.Parameter(torch.tensor(0.))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(params.temperature)))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         "Critics, policy, temperature."
         p = self.params
         return [adam(self.critic_parameters(), p.q_lr), adam(self.actor.parameters(), p.pi_lr),
-                adam([self.log_temperature], p.pi_lr)]
+                adam([self.log_temperature], p.temperature_lr)]
 
     def log_density(self, states: Tensor, actions: Tensor) -> Tensor:
         return self.actor.log_density(self.normalised(states), actions) - self.ranker.scale.log().sum()

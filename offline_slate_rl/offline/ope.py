@@ -118,9 +118,9 @@ def target_of(policy: Policy, env: EnvParams) -> Target:
                            "its last belief (SAC+GeMS, BC, IQL, CQL, REINFORCE+SoftMax), random latents or slates.")
     return cls(policy, env)
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #485fdefc
+# %% ../../nbs/lib/offline/87_ope.ipynb #b7942367
 BATCH, HIDDEN, LR = 256, 256, 1e-3  # d3rlpy's FQE has 256 and two layers of 256 as well; the rate falls to 0
-UPDATES, FOLLOWS = 3000, .05        # ours: an error of all of Q fades with (1 - gamma)/20 an update, so in hundreds
+UPDATES, FOLLOWS = 2000, .05        # ours: an error of all of Q fades with (1 - gamma)/20 an update, so in hundreds
 ITEM_DIM = 8                        # ours: of an item's embedding
 
 class Critic(nn.Module):

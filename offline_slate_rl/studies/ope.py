@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['KEPT', 'CHECKPOINTS', 'ALGORITHMS', 'study_targets', 'ope_study', 'estimate_table', 'error_table', 'plot_estimates']
 
-# %% ../../nbs/studies/106_ope.ipynb #818d0421
+# %% ../../nbs/studies/106_ope.ipynb #d3eaae8e
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..data.datasets import Dataset
 from ..data.loading import run_params
@@ -71,7 +72,7 @@ def error_table(rows: pd.DataFrame) -> pd.DataFrame:
     errors = rows.assign(error=rows.relative_error.abs()).pivot_table('error', 'data', 'estimator', sort=False)
     return errors[['behaviour', *(name for name in ESTIMATORS if name in errors)]]
 
-# %% ../../nbs/studies/106_ope.ipynb #1d9c4301
+# %% ../../nbs/studies/106_ope.ipynb #8e85621e
 def plot_estimates(rows: pd.DataFrame,       # of `ope_study`
                    colour_by: str = 'data',  # a column
                   ) -> Figure:
@@ -91,9 +92,13 @@ def plot_estimates(rows: pd.DataFrame,       # of `ope_study`
             for marker, outside in ('v', its.estimate < low), ('^', its.estimate > high):
                 ax.plot(its.truth[outside], shown[outside], marker, color=f'C{colour}', ms=6)
         ax.set(title=name, xscale='log', yscale='log', xlim=(low, high), ylim=(low*.9, high*1.1))
+        for axis in ax.xaxis, ax.yaxis:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
     for ax in axes.flat[len(names):]: ax.axis('off')
     handles = {label: handle for handle, label in zip(*axes[0, 0].get_legend_handles_labels())}
-    fig.legend(handles.values(), handles, loc='outside lower center', ncols=len(handles), frameon=False)
+    fig.legend(handles.values(), handles, loc='outside upper center', ncols=len(handles), frameon=False)
     fig.supxlabel('true value', fontsize=9)
     fig.supylabel('estimate', fontsize=9)
     return fig
