@@ -55,7 +55,7 @@ def kept() -> tuple[pd.DataFrame, pd.DataFrame]:
     "Committed rows of tests and of validations."
     return tuple(pd.read_csv(KEPT/f'{name}.csv') for name in ('runs', 'curves'))
 
-# %% ../../nbs/studies/108_offline.ipynb #e8f40939
+# %% ../../nbs/studies/108_offline.ipynb #7ccc7d76
 def _number(row, form: str = '.1f', half: str = '') -> str: return '' if pd.isna(row) else f'{row:{form}}{half}'
 
 def study_table(runs: pd.DataFrame, curves: pd.DataFrame, data: str) -> pd.DataFrame:
@@ -81,6 +81,7 @@ def study_table(runs: pd.DataFrame, curves: pd.DataFrame, data: str) -> pd.DataF
     table = pd.DataFrame(rows).sort_values('sort', ascending=False).drop(columns='sort')
     return table.set_index('')
 
+# %% ../../nbs/studies/108_offline.ipynb #983bced5
 def plot_study(runs: pd.DataFrame, datasets: list[str]) -> Figure:
     "Final returns on each dataset: dots for algorithms, lines for the data and the best slate in them."
     fig, axes = plt.subplots(1, len(datasets), figsize=(2.3*len(datasets), 3.4), sharey=True, layout='constrained')
