@@ -22,7 +22,7 @@ ALGORITHMS = agents('offline')
 ON_SLATES = {'bc'}  # that can do without a ranker
 OWN_BELIEF = {'agent.belief': dict(state_dim=8, item_embedding_dim=4)}
 SMALL = dict(hidden_dim=64, inverse_dim=64, embed_dim=32, num_layers=1, diffusion_steps=8, num_actions=2, warmup=10,
-             lr=.001, q_lr=.001, pi_lr=.001)  # of what an algorithm's file has
+             lr=.001, q_lr=.001, pi_lr=.001, alpha=1.)  # of what an algorithm's file has
 every = pytest.mark.parametrize('algorithm', ALGORITHMS)
 
 @pytest.fixture(scope='module')
@@ -108,7 +108,7 @@ def test_slates_are_learnt_from_or_refused(algorithm, of_slates):
 
 # An expert
 
-UPDATES = dict.fromkeys(ALGORITHMS, 200) | dict(cql=600)  # its policy runs away first, then its values call it back
+UPDATES = dict.fromkeys(ALGORITHMS, 200) | dict(cql=800)  # its policy runs away first, then its values call it back
 
 def around(unit: torch.Tensor, ranker):
     "A function from beliefs to latents around one of them."
@@ -145,5 +145,4 @@ def test_each_learns_from_an_expert(algorithm, expert, outputs):
     trained = train_offline(data, algorithm, overrides=budget(UPDATES[algorithm], **plays) | small(algorithm))
     behaviour, learnt = data.returns.mean(), trained.test[f'step{UPDATES[algorithm]}']['return_mean']
     untrained = trained.history[0]['val_reward']  # one latent in the middle of the range, whatever the user
-    print('XX', algorithm, random, untrained, behaviour, learnt)
     assert learnt > .8*behaviour > 2*random and learnt > 1.1*untrained, (random, untrained, behaviour, learnt)
