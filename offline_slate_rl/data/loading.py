@@ -9,8 +9,8 @@ __all__ = ['OF_REPLAY', 'TRAINED_BY', 'NAMED', 'DOTTED', 'CHECKPOINT_STEP', 'FIR
            'mix_command', 'derived_path', 'dataset_of', 'dataset_folder', 'datasets_in', 'checked_quality', 'asked_of',
            'run_disagreements', 'find_datasets', 'find_dataset', 'run_params', 'load_dataset']
 
-# %% ../../nbs/lib/data/33_loading.ipynb #68b13a9b
-import json, re, shlex
+# %% ../../nbs/lib/data/33_loading.ipynb #08e094e4
+import importlib, json, re, shlex
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -249,11 +249,10 @@ def find_dataset(params: Params, quality: str, **asked) -> Artifact:
     differ = partial(run_disagreements, params=params, quality=quality, **asked)
     return _the_one(datasets_in(folder, env), differ, what, command)
 
-# %% ../../nbs/lib/data/33_loading.ipynb #e1ad2aa3
-DERIVED = Registry('thing derived from a dataset', {
+# %% ../../nbs/lib/data/33_loading.ipynb #f75e119d
+DERIVED = Registry('derived array', {
     'beliefs': 'offline_slate_rl.training.encoders',
     'latents': 'offline_slate_rl.training.encoders',
-    'policy': 'offline_slate_rl.training.spaces',
 })
 
 @patch
@@ -261,7 +260,8 @@ def policy(self: Dataset,
            function: Callable,          # beliefs (n, state_dim) -> latents (n, action_dim), or slates without a ranker
            name: str = 'own policy'):   # in tables
     "A Policy of a function: the dataset's encoder before it, the dataset's ranker behind it."
-    return DERIVED['policy'](self, function, name)
+    home = importlib.import_module('offline_slate_rl.training.spaces')  # a later room's: imported when asked
+    return home.function_policy(self, function, name)
 
 def run_params(artifact: Artifact, agent: str|None = None, seed: int|None = None,
                overrides: dict|None = None) -> Params:

@@ -6,7 +6,7 @@
 __all__ = ['dataset_env', 'stepwise_encoder', 'Spaces', 'space_of', 'source_of', 'dataset_encoder', 'dataset_ranker', 'spaces_of',
            'BetweenSpaces', 'FunctionPolicy', 'function_policy']
 
-# %% ../../nbs/lib/training/65_spaces.ipynb #a3480066
+# %% ../../nbs/lib/training/65_spaces.ipynb #6875485d
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -18,7 +18,7 @@ from ..core.errors import SlateRLError
 from ..core.params import EnvParams
 from ..core.store import Artifact, differences
 from ..data.datasets import Dataset
-from ..data.loading import DERIVED, run_params
+from ..data.loading import run_params
 from ..play.episodes import Action
 from ..rankers.ranker import RankedPolicy, Ranker, load_ranker, ranker_inputs
 from .checkpoints import artifact_of
@@ -129,7 +129,7 @@ class BetweenSpaces(RankedPolicy):
                                f"0 to {self.env.num_items - 1} were expected.")
         return answer.to(self.device, torch.long)
 
-# %% ../../nbs/lib/training/65_spaces.ipynb #2c814d86
+# %% ../../nbs/lib/training/65_spaces.ipynb #d5d43138
 class FunctionPolicy(BetweenSpaces):
     "A function from beliefs to actions, between a dataset's own encoder and ranker."
     def __init__(self, function: Callable, spaces: Spaces, env: EnvParams, name: str = 'own policy'):
@@ -144,7 +144,6 @@ class FunctionPolicy(BetweenSpaces):
         if self.ranker is None: return Action(action, belief=belief)
         return Action(self.slates(action), action, belief=belief)
 
-@DERIVED.register('policy')
 def function_policy(dataset: Dataset, function: Callable, name: str = 'own policy') -> FunctionPolicy:
     "A policy of a function from beliefs to actions, with the encoder and the ranker of `dataset`."
     spaces = spaces_of(dataset)
