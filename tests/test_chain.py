@@ -130,7 +130,8 @@ def test_a_commit_a_date_or_a_host_is_recorded_and_never_compared(copy, capsys):
         manifest_path(artifact.path).write_text(json.dumps(manifest))
         assert not never & {key.split('.')[-1] for key in flatten(artifact.recipe)}
     before = files(copy)
-    assert {artifact.path for artifact in every_stage()} == {artifact.path for artifact in artifacts(copy)}
+    kept = {artifact.path for artifact in artifacts(copy) if artifact.kind != 'replay'}  # it lies beside a checkpoint
+    assert {artifact.path for artifact in every_stage()} == kept
     assert files(copy) == before and capsys.readouterr().out.count('Reused') == 7
 
 def test_force_makes_the_same_bytes_again(copy):

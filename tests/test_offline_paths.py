@@ -18,7 +18,7 @@ from offline_slate_rl.world.simulator import Obs
 
 
 def own() -> Dataset: return load_dataset('focused_mix', 'medium')
-def random_latents() -> Dataset: return load_dataset('focused_mix', 'random', belief='best')
+def random_latents() -> Dataset: return load_dataset('focused_mix', 'random', behaviour='random', belief='best')
 def replay() -> Dataset: return Dataset(collect_dataset(tiny(), 'replay'))
 
 def encoded_slates() -> Dataset:
@@ -27,7 +27,7 @@ def encoded_slates() -> Dataset:
                         actions=the('gems').path)
 
 def mixture() -> Dataset:
-    parts = {quality: load_dataset('focused_mix', quality) for quality in ('random', 'medium')}
+    parts = dict(random=load_dataset('focused_mix', 'random', behaviour='random'), medium=own())
     return Dataset(mix(tiny(), parts, dict(random='1/2', medium='1/2'), 30, belief='best'))
 
 PATHS = own, random_latents, encoded_slates, mixture, replay

@@ -65,7 +65,7 @@ def own(plugin, monkeypatch):
     "Parameters of the own agent, its module found by name in every process."
     plugin('my_bandit', OWN_AGENT)
     files, read = parameters.agents(), parameters.params_file
-    monkeypatch.setattr(parameters, 'agents', lambda: [*files, 'Bandit'])
+    monkeypatch.setattr(parameters, 'agents', lambda folder='agents': [*files, 'Bandit'] if folder == 'agents' else [])
     def params_file(name: str) -> dict: return dict(VALUES) if name == 'agents/Bandit.yaml' else read(name)
     monkeypatch.setattr(parameters, 'params_file', params_file)
     yield load_params('focused_mix', 'Bandit', scale='tiny')
