@@ -17,7 +17,7 @@ from offline_slate_rl.core.params import Params, agents, params_file
 from offline_slate_rl.core.store import load_tensors
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.logged import log_trajectories
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.rankers.click_model import pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.rankers.mf import pretrain_mf
@@ -94,10 +94,10 @@ def test_a_loaded_agent_plays_the_same_clicks(agent, outputs, tmp_path):
     params = params_of(agent, **{'training.save_path': str(tmp_path)})
     trained = train(params)
     kept = [row for row in trained.history if row['step'] == 60][0]
-    played, measures = evaluate(load_policy(trained.checkpoints['last']), params.env, params.training.val_episodes,
-                                'validation')
+    policy, users = load_policy(trained.checkpoints['last']), params.training.val_episodes
+    played, measures = play_and_measure(policy, params.env, users, 'validation')
     assert measures['return_mean'] == kept['val_reward']  # what the agent itself played when it was saved
-    again, _ = evaluate(load_policy(trained.checkpoints['last']), params.env, 20, 'validation')
+    again, _ = play_and_measure(load_policy(trained.checkpoints['last']), params.env, 20, 'validation')
     assert torch.equal(played.clicks, again.clicks)
 
 SENSELESS = {

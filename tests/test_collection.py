@@ -20,7 +20,7 @@ from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.pipeline import cli
 from offline_slate_rl.pipeline.report import returns_table
 from offline_slate_rl.pipeline.status import demo_table
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.rankers.gems_training import pretrain_gems
 from offline_slate_rl.training.checkpoints import checkpoints, load_policy, run_folder
 from offline_slate_rl.training.online import train
@@ -198,7 +198,7 @@ def test_what_cannot_be_collected_leaves_nothing(copy, monkeypatch, ask, says):
 
 def test_medium_by_score_needs_its_own_approval_and_records_the_scores(copy, monkeypatch):
     policy, env = load_policy(checkpoint('step60')), tiny().env
-    _, played = evaluate(policy, env, tiny().training.val_episodes, 'validation', deterministic=False)
+    _, played = play_and_measure(policy, env, tiny().training.val_episodes, 'validation', deterministic=False)
     middle = played['return_mean']
     monkeypatch.setattr(inspection, 'normalised_score', lambda value, env: 50 + (value - middle)/20)
     with pytest.raises(SlateRLError, match='--model-checkpoint step60'):

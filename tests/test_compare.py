@@ -9,7 +9,7 @@ from chain import ENV, files, last_line, typed
 from offline_slate_rl.core.errors import MissingError, SlateRLError
 from offline_slate_rl.core.store import append_rows
 from offline_slate_rl.pipeline.compare import cases, compare, compare_folder, save, shown
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.play.policies import RandomSlates
 
 RETURNS = {'SAC+GeMS': [61., 66., 58.], 'SAC+topK-ideal': [70., 74., 69.]}
@@ -18,7 +18,7 @@ REFERENCE = 'SAC+GeMS'
 @pytest.fixture(scope='session')
 def figures():
     "What a test measures, but for lists."
-    _, measures = evaluate(RandomSlates(1000), ENV, 5)
+    _, measures = play_and_measure(RandomSlates(1000), ENV, 5)
     return {name: value for name, value in measures.items() if not isinstance(value, list)}
 
 def left(outputs: Path, figures: dict, agent: str, seed: int, value: float, env: str = ENV, **more):

@@ -8,7 +8,7 @@ from offline_slate_rl.collection.export import export_dataset, export_notes
 from offline_slate_rl.core.errors import MissingError, SlateRLError
 from offline_slate_rl.core.store import manifest_path
 from offline_slate_rl.data.loading import load_dataset
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.training.checkpoints import load_policy
 from offline_slate_rl.training.latent_env import latent_env, latent_id
 from offline_slate_rl.training.online import train
@@ -50,7 +50,7 @@ def test_minari_recovers_equal_spaces_and_the_test_users(copy, tmp_path, monkeyp
         assert all(belief in found.observation_space for belief in episode.observations)
         assert all(latent in found.action_space for latent in episode.actions)
     data = load_dataset(ENV, quality, belief=belief, say=lambda line: None)
-    own = evaluate(data.policy(act), ENV, 3)[0].returns.tolist()
+    own = play_and_measure(data.policy(act), ENV, 3)[0].returns.tolist()
     assert [episode_return(of_test, act) for _ in own] == own
     assert not any('No environment' in note for note in export_notes(dataset(quality), 'minari', 'latent', belief))
 
@@ -76,7 +76,7 @@ def test_without_its_models_an_export_has_no_environment_and_says_so(copy, tmp_p
 
 def test_an_agents_own_latents_earn_what_its_policy_earns(here):
     "Its actions, turn by turn, in the environment of the validation users."
-    played, _ = evaluate(load_policy(checkpoint('step40')), ENV, 5, 'validation')
+    played, _ = play_and_measure(load_policy(checkpoint('step40')), ENV, 5, 'validation')
     envs = latent_env(checkpoint('step40'), 'validation', 5)
     beliefs, total = [envs.reset()[0]], np.zeros(5)
     for turn in range(100):

@@ -3,7 +3,7 @@ import pytest, torch
 
 from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.data.logged import log_trajectories
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.play.policies import FixedSlate, RandomSlates
 from offline_slate_rl.rankers.click_model import pretrain_click_model
 from offline_slate_rl.rankers.gems_training import pretrain_gems
@@ -58,7 +58,7 @@ def test_it_finds_the_best_slate(agent, tmp_path, monkeypatch):
     params = small_world(agent, tmp_path)
     pretrained(params)
     trained = train(params)
-    def earned(policy) -> float: return evaluate(policy, params.env, 200)[1]['return_mean']
+    def earned(policy) -> float: return play_and_measure(policy, params.env, 200)[1]['return_mean']
     best, chance = earned(FixedSlate(GOOD[:params.env.slate_size])), earned(RandomSlates(12))
     untrained, learnt = (earned(load_policy(trained.checkpoints[name])) for name in ('step0', 'last'))
     assert learnt >= .9*best, (learnt, best, chance, untrained)

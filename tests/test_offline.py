@@ -11,7 +11,7 @@ from offline_slate_rl.core.params import agents, params_file
 from offline_slate_rl.core.store import load_tensors, provenance, read_rows
 from offline_slate_rl.data.collecting import collect
 from offline_slate_rl.data.datasets import Dataset
-from offline_slate_rl.play.measures import evaluate
+from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.play.policies import RandomSlates
 from offline_slate_rl.rankers.ranker import RandomLatents, load_ranker
 from offline_slate_rl.training.encoders import encoder_space, load_encoder, ranker_space
@@ -128,7 +128,7 @@ def expert(copied):
         env, encoder = params.env, load_encoder(played_by)
         ranker = load_ranker(env, dict(name='topk', embeddings='ideal', dim=env.dim), None)
         def policy(unit): return FunctionPolicy(around(unit, ranker), Spaces(encoder, ranker), env)
-        def earned(policy) -> float: return evaluate(policy, env, 20, 'validation')[1]['return_mean']
+        def earned(policy) -> float: return play_and_measure(policy, env, 20, 'validation')[1]['return_mean']
         units = torch.rand(8, ranker.action_dim, generator=torch.Generator().manual_seed(0)) - .5
         best = max(units, key=lambda unit: earned(policy(unit)))
         spaces = dict(encoder=encoder_space(encoder, played_by), ranker=ranker_space(ranker, {}))

@@ -63,7 +63,7 @@ def test_beliefs_are_those_of_raw_observations_and_know_nothing_later(data):
 def test_an_evaluation_computes_the_beliefs_that_were_learnt_from(data):
     "One observation after the other, as a policy sees them, for every turn of every path."
     agent, episodes = reader(data), data.episodes(0, 10)
-    source, memory = DatasetSource(data, agent), agent.belief.initial(10)
+    source, memory = DatasetSource.of(data, agent), agent.belief.initial(10)
     for turn in range(data.episode_length + 1):
         seen = Obs(episodes.slates[:, turn].long(), episodes.clicks[:, turn])
         belief, memory = agent.belief.step(seen, memory)
@@ -72,7 +72,7 @@ def test_an_evaluation_computes_the_beliefs_that_were_learnt_from(data):
 def test_a_transition_is_one_turn_of_the_file(data):
     "Belief before, latent, clicks, belief after: rows of one turn, none shifted."
     agent = reader(data)
-    source = DatasetSource(data, agent)
+    source = DatasetSource.of(data, agent)
     rows = data.transitions('observations', 'actions', 'rewards', 'next_observations')
     for index in (0, 99, 100, 1999):
         episode, turn = divmod(index, data.episode_length)

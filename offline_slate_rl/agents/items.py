@@ -5,23 +5,22 @@
 # %% auto #0
 __all__ = ['ItemParams', 'ItemAgent', 'ItemPolicy', 'ItemValueParams', 'ItemValueAgent']
 
-# %% ../../nbs/lib/agents/55_items.ipynb #ae620538
+# %% ../../nbs/lib/agents/55_items.ipynb #1a93708c
 import copy, math
 
 import torch
 from torch import Tensor, nn
 
-from .agent import Agent, largest_value
+from .agent import Agent, constant_action, largest_value
 from .belief import Belief, BeliefParams, make_belief
 from .latent import one_hidden_layer
 from ..core.errors import SlateRLError
 from ..core.params import AgentParams, EnvParams
 from ..play.episodes import Action, Episodes, Policy
-from ..play.policies import FixedSlate
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/55_items.ipynb #2927735c
+# %% ../../nbs/lib/agents/55_items.ipynb #6222962d
 class ItemParams(AgentParams):
     "Parameters of the network over items and its belief."
     hidden_dim: int
@@ -41,12 +40,7 @@ class ItemAgent(Agent):
     @property
     def encoder(self) -> Belief: return self.belief
 
-    def controls(self, played: Episodes) -> dict[str, Policy]:
-        "One slate at every turn: the one that was shown most often."
-        slates, counts = played.slates[:, 1:].flatten(0, 1).unique(dim=0, return_counts=True)
-        constant = FixedSlate(slates[counts.argmax()].long())
-        constant.name = 'constant action'
-        return {'constant action': constant}
+    def controls(self, played: Episodes) -> dict[str, Policy]: return constant_action(played)
 
 # %% ../../nbs/lib/agents/55_items.ipynb #3afb6527
 class ItemPolicy(Policy):

@@ -5,24 +5,23 @@
 # %% auto #0
 __all__ = ['one_hidden_layer', 'LatentParams', 'LatentAgent', 'LatentPolicy', 'log_density', 'mixture_log_density']
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #511887e2
+# %% ../../nbs/lib/agents/52_latent.ipynb #d3978d68
 import math
 
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .agent import Agent
+from .agent import Agent, constant_action
 from .belief import Belief, BeliefParams, make_belief
 from ..core.errors import SlateRLError
 from ..core.kernels import squash
 from ..core.params import AgentParams, EnvParams
 from ..play.episodes import Action, Episodes, Policy
-from ..play.policies import FixedSlate
 from ..rankers.ranker import RankedPolicy, Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #483f367e
+# %% ../../nbs/lib/agents/52_latent.ipynb #8f513f4c
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
@@ -67,13 +66,7 @@ class LatentAgent(Agent):
         spread = played.latents.std((0, 1))/self.ranker.scale.cpu()
         return dict(latent_spread=float(spread.mean()))
 
-    def controls(self, played: Episodes) -> dict[str, Policy]:
-        "One slate at every turn: its latents' mean over users and turns, decoded."
-        mean = played.latents.mean((0, 1)).to(self.device)
-        [slate] = self.ranker.decode(mean[None], np.random.default_rng(0))
-        constant = FixedSlate(slate)
-        constant.name = 'constant action'
-        return {'constant action': constant}
+    def controls(self, played: Episodes) -> dict[str, Policy]: return constant_action(played, self.ranker)
 
 # %% ../../nbs/lib/agents/52_latent.ipynb #7177e552
 class LatentPolicy(RankedPolicy):

@@ -9,7 +9,7 @@ __all__ = ['NEGLIGIBLE', 'SOUND_SCORES', 'SELECTIONS', 'Played', 'play', 'Gain',
            'inspect_files', 'compared', 'inspection_row', 'keep_rows', 'inspect_checkpoint', 'select',
            'scores_of_steps']
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #a1827e39
+# %% ../../nbs/lib/collection/71_inspection.ipynb #d05a7b5f
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,22 +23,22 @@ from ..core.params import EnvParams, Params
 from ..core.store import Artifact, append_rows, load_artifact
 from ..play.controls import yoked
 from ..play.episodes import Episodes, Policy
-from ..play.measures import evaluate, paired
+from ..play.measures import play_and_measure, paired
 from ..play.policies import RandomSlates, ShortTermOracle
 from ..play.worlds import committed_slate, normalised_score
 from ..training.checkpoints import (checkpoints, checkpoints_in, find_checkpoint, load_agent,
                                                    load_policy, run_folder, train_command)
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #8ba07780
+# %% ../../nbs/lib/collection/71_inspection.ipynb #16a68d27
 class Played(NamedTuple):
     "What a policy played on the validation users."
     episodes: Episodes
-    measures: dict    # as of `evaluate`
+    measures: dict    # as of `play_and_measure`
     privileged: bool
 
 def play(policy: Policy, env: EnvParams, users: int, deterministic: bool = True) -> Played:
     "Play the first validation users, recording what only the simulator knows."
-    played = evaluate(policy, env, users, 'validation', oracle=True, deterministic=deterministic)
+    played = play_and_measure(policy, env, users, 'validation', oracle=True, deterministic=deterministic)
     return Played(*played, policy.privileged)
 
 # %% ../../nbs/lib/collection/71_inspection.ipynb #2677cd60

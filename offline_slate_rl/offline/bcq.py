@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ActionVAE', 'divergence', 'soft_minimum', 'BCQParams', 'BCQAgent']
 
-# %% ../../nbs/lib/offline/84_bcq.ipynb #dd870afe
+# %% ../../nbs/lib/offline/84_bcq.ipynb #102c50f3
 from typing import Literal
 
 import torch
@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.params import AGENTS, EnvParams
-from .td3bc import CriticAgent, CriticParams, adam, descend, polyak, squared_error, target_of
+from .td3bc import (CriticAgent, CriticParams, adam, descend, polyak, squared_error,
+                                            target_network)
 from ..rankers.ranker import Ranker
 from ..training.offline import Transitions, mlp
 
@@ -44,7 +45,7 @@ def soft_minimum(values: Tensor, pessimism: float) -> Tensor:  # (2, ...) -> (..
     "The smaller of two values with the weight `pessimism`, the larger with the rest."
     return pessimism*values.amin(0) + (1 - pessimism)*values.amax(0)
 
-# %% ../../nbs/lib/offline/84_bcq.ipynb #8e33b7d9
+# %% ../../nbs/lib/offline/84_bcq.ipynb #bb0caf5f
 class BCQParams(CriticParams):
     algorithm: Literal['BCQ']
     lr: float
@@ -65,7 +66,7 @@ class BCQAgent(CriticAgent):
         hidden, dim = params.hidden_dim, self.action_dim
         self.vae = ActionVAE(self.state_dim, dim, params.latent_factor*dim, hidden)
         self.mover = nn.Sequential(mlp(self.state_dim + dim, hidden, hidden, dim), nn.Tanh())
-        self.target_mover = target_of(self.mover)
+        self.target_mover = target_network(self.mover)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         "Autoencoder, critics, perturbation."

@@ -147,7 +147,7 @@ class DDAgent(OfflineAgent):
         learnt = [*self.noise_model.parameters(), *self.inverse_dynamics.parameters(), *self.belief_parameters()]
         return [torch.optim.Adam(learnt, lr=self.params.lr, fused=True)]
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #d5346175
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #9e14614a
 @patch
 def diffusion_loss(self: DDAgent, plans: Tensor,  # (n, H, state_dim), normalised
                    returns: Tensor,               # (n,) y
@@ -164,7 +164,7 @@ def diffusion_loss(self: DDAgent, plans: Tensor,  # (n, H, state_dim), normalise
 @patch
 def learn(self: DDAgent, batch: Windows, optimizers: list, count: int, noise: torch.Generator) -> dict[str, Tensor]:
     "One gradient step on eq. 3."
-    states, next_states = self.normalised(batch.states), self.normalised(batch.next_states).detach()
+    states, next_states = self.normalised(batch.states), self.normalised(batch.next_states)
     diffusion_loss = self.diffusion_loss(states.detach(), self.plan_returns(batch.rewards), noise)
     n = torch.arange(len(states), device=states.device)
     turns = torch.randint(self.length, n.shape, generator=noise, device=states.device)

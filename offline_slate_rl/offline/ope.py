@@ -8,7 +8,7 @@ __all__ = ['TARGETS', 'BATCH', 'HIDDEN', 'LR', 'UPDATES', 'FOLLOWS', 'ITEM_DIM',
            'Critic', 'fitted', 'fit_q', 'values_of', 'Model', 'fit_model', 'returns_in', 'turns_of', 'check_spaces',
            'Seen', 'seen_by', 'log_ratios', 'logged_by', 'evaluate_offline', 'true_value', 'with_truth']
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #054417bd
+# %% ../../nbs/lib/offline/87_ope.ipynb #b14e55ae
 import copy, math
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from ..data.datasets import Dataset
 from ..play.episodes import Policy
 from ..play.estimators import (ESTIMATORS, IMPORTANCE, VALUED, Logged, effective_sizes, estimates,
                                               resamples)
-from ..play.measures import evaluate, interval
+from ..play.measures import play_and_measure, interval
 from ..play.policies import RandomSlates
 from ..rankers.ranker import RandomLatents, Ranker, uniform_log_density
 from ..training.encoders import model_sha256, ranker_space
@@ -345,10 +345,10 @@ def _sizes(logged: Logged) -> dict[str, float]:
     sizes = effective_sizes(logged.log_weights)
     return {f'ess_{turn}': sizes[turn - 1] for turn in TOLD if turn <= len(sizes)} | dict(ess_last=sizes[-1])
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #879afb03
+# %% ../../nbs/lib/offline/87_ope.ipynb #5d76142b
 def true_value(policy: Policy, env: EnvParams, users: int = 500) -> dict[str, float]:
     "What a policy earns when it samples, on the test users, and half the 95% interval."
-    played, _ = evaluate(policy, env, users, deterministic=False)
+    played, _ = play_and_measure(policy, env, users, deterministic=False)
     turns = turns_of(env)
     values = played.rewards[:, :turns].double().numpy() @ env.gamma**np.arange(turns)
     return dict(truth=float(values.mean()), truth_ci95=interval(values), users=users)

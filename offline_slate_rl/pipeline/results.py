@@ -6,7 +6,7 @@
 __all__ = ['RESULTS', 'CURVE', 'REPORTS', 'replace_rows', 'control_rows', 'baselines', 'return_rows', 'run_label', 'curve_rows',
            'keep_reports', 'keep_run', 'reaction_of_runs', 'plot_curves']
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #9eee2f37
+# %% ../../nbs/lib/pipeline/94_results.ipynb #c68867f5
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
@@ -19,7 +19,7 @@ from ..core.params import Params, outputs_dir, repo_dir
 from .engine import notebooks_dir, report_path
 from ..play.controls import yoked
 from ..play.episodes import Episodes, Policy
-from ..play.measures import evaluate, paired
+from ..play.measures import play_and_measure, paired
 from ..play.policies import RandomSlates
 from ..play.worlds import SearchedSlate, committed_slate
 from ..training.checkpoints import find_checkpoint, load_agent, target_name, train_command
@@ -36,7 +36,7 @@ def replace_rows(path: Path, rows: pd.DataFrame, key: str):
     table = pd.concat([kept, rows]) if len(kept) else rows
     table.to_csv(path, index=False, float_format='%.6g')
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #17255911
+# %% ../../nbs/lib/pipeline/94_results.ipynb #ff73ef10
 def _row(policy: str, measures: dict, privileged: bool, **more) -> dict:
     return {'policy': policy, 'return': measures['return_mean'], 'ci95': measures['return_ci95'],
             'episodes': measures['episodes'], 'distinct_slates': measures['distinct_slates'],
@@ -48,14 +48,14 @@ def control_rows(agent: Agent, name: str,  # of its checkpoint
     "A row for the yoked control, and one for each control of the agent's own."
     env, users = agent.env, len(episodes)
     controls = {'yoked': yoked(episodes, env, 'test')}
-    for control, policy in agent.controls(episodes).items(): controls[control] = evaluate(policy, env, users)
+    for control, policy in agent.controls(episodes).items(): controls[control] = play_and_measure(policy, env, users)
     rows = []
     for control, (played, measures) in controls.items():
         gain, half = paired(episodes, played)
         rows.append(_row(f'{name}, {control}', measures, agent.privileged, gain=gain, gain_ci95=half))
     return rows
 
-# %% ../../nbs/lib/pipeline/94_results.ipynb #5b4f3052
+# %% ../../nbs/lib/pipeline/94_results.ipynb #8dc793de
 CURVE = ['step', 'updates', 'val_reward', 'val_ci95', 'train_reward', 'distinct_slates', 'latent_spread', 'saturated',
          'alpha', 'q']
 
@@ -69,10 +69,10 @@ def return_rows(params: Params, fixed: list[int]|None = None) -> pd.DataFrame:
     "Returns of a finished run, its baselines and its controls."
     trained, env, users, target = train(params), params.env, params.training.test_episodes, target_name(params)
     agent = load_agent(find_checkpoint(params, target))
-    episodes, _ = evaluate(agent.policy(), env, users)
+    episodes, _ = play_and_measure(agent.policy(), env, users)
     rows = []
     for name, policy in baselines(params, fixed).items():
-        rows.append(_row(name, evaluate(policy, env, users)[1], policy.privileged))
+        rows.append(_row(name, play_and_measure(policy, env, users)[1], policy.privileged))
     for name, measures in trained.test.items():
         steps = trained.checkpoints[name].provenance['steps']
         rows.append(_row(name, measures, agent.privileged, step=steps))

@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['yoked']
 
-# %% ../../nbs/lib/play/24_controls.ipynb #9ae9e49a
+# %% ../../nbs/lib/play/24_controls.ipynb #ee6c3247
 from ..core.errors import SlateRLError
 from ..core.params import EnvParams
 from .episodes import Episodes
-from .measures import evaluate
+from .measures import play_and_measure
 from .policies import Scripted
 
-# %% ../../nbs/lib/play/24_controls.ipynb #6e9ce9ce
+# %% ../../nbs/lib/play/24_controls.ipynb #d27d281d
 def yoked(episodes: Episodes,          # what a policy played, from the first user of `purpose` on
           env: EnvParams|str,
           purpose: str = 'validation', # the users it was played on
           device='cpu',
-         ) -> tuple[Episodes, dict]:   # as of `evaluate`
+         ) -> tuple[Episodes, dict]:   # as of `play_and_measure`
     "The same users and random numbers, but user i is shown what user i-1 was shown; the first user what the last was."
     if len(episodes) < 2:
         raise SlateRLError("A yoked control needs two episodes or more: each user is shown another user's slates.")
     others = Scripted(episodes.slates[:, 1:].roll(1, 0))
     others.name, others.device = 'yoked', device
-    return evaluate(others, env, len(episodes), purpose, oracle=episodes.users is not None)
+    return play_and_measure(others, env, len(episodes), purpose, oracle=episodes.users is not None)

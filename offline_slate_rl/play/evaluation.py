@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Evaluation', 'evaluate']
 
-# %% ../../nbs/lib/play/26_evaluation.ipynb #cc6cfb59
+# %% ../../nbs/lib/play/26_evaluation.ipynb #d8d813d2
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ from ..core.params import EnvParams, env_params, outputs_dir
 from ..core.store import append_rows
 from .controls import yoked
 from .episodes import Episodes, Policy
-from .measures import evaluate as play_and_measure
-from .measures import paired
+from .measures import paired, play_and_measure
 from .worlds import normalised_score, world
 
 # %% ../../nbs/lib/play/26_evaluation.ipynb #8af42a22

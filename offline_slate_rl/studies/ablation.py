@@ -6,7 +6,7 @@
 __all__ = ['CURVE', 'variant_params', 'reaction_figures', 'run_variant', 'ablate', 'plot_ablation', 'beside_published',
            'ablation_table']
 
-# %% ../../nbs/studies/103_ablation.ipynb #59c5b756
+# %% ../../nbs/studies/103_ablation.ipynb #57511409
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
@@ -17,7 +17,7 @@ from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, load_params, outputs_dir, params_file
 from ..core.store import Artifact
 from ..pipeline.results import RESULTS, replace_rows
-from ..play.measures import evaluate
+from ..play.measures import play_and_measure
 from ..training.checkpoints import load_agent
 from ..training.online import train
 
@@ -32,13 +32,13 @@ def variant_params(name: str, scale: str = '', **overrides) -> Params:
     changes = ablation['overrides'] | folder | ablation['variants'][name] | overrides
     return load_params(ablation['env'], ablation['agent'], scale=scale, overrides=changes)
 
-# %% ../../nbs/studies/103_ablation.ipynb #13ab32cb
+# %% ../../nbs/studies/103_ablation.ipynb #4c4f377c
 _FIGURES = 'gain', 'gain_ci95', 'distinct_slates', 'latent_spread', 'saturated'
 
 def reaction_figures(params: Params, checkpoint: Artifact) -> dict:
     "How much a checkpoint reacts to its user, on the validation users."
     agent = load_agent(checkpoint)
-    played, _ = evaluate(agent.policy(), params.env, params.training.val_episodes, 'validation')
+    played, _ = play_and_measure(agent.policy(), params.env, params.training.val_episodes, 'validation')
     figures = reaction(agent, played, play_controls(agent, played, params.env))
     constant_action = figures['controls']['constant action']['return']
     return dict(constant_action=constant_action) | {name: figures[name] for name in _FIGURES}
@@ -48,7 +48,7 @@ def run_variant(params: Params, name: str) -> tuple[dict, pd.DataFrame]:
     trained = train(params)
     steps = [artifact for checkpoint, artifact in trained.checkpoints.items() if checkpoint.startswith('step')]
     last = max(steps, key=lambda artifact: artifact.provenance['steps'])
-    _, final = evaluate(load_agent(last).policy(), params.env, params.training.test_episodes)
+    _, final = play_and_measure(load_agent(last).policy(), params.env, params.training.test_episodes)
     best, counts = trained.test['best'], last.provenance
     row = dict(variant=name, steps=counts['steps'], updates=counts['updates'],
                final=final['return_mean'], final_ci95=final['return_ci95'],

@@ -6,7 +6,7 @@
 __all__ = ['STUDY', 'KEPT', 'study_params', 'slate_figures', 'run_agent', 'baseline_rows', 'fixed_slate', 'run_study',
            'option_rows', 'agent_table', 'plot_agents', 'plot_agent_curves']
 
-# %% ../../nbs/studies/105_agents.ipynb #ab8d3af1
+# %% ../../nbs/studies/105_agents.ipynb #974de404
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd
@@ -16,7 +16,7 @@ from ..core.errors import SlateRLError, nearest
 from ..core.params import Params, load_params, params_file
 from ..pipeline.results import RESULTS, curve_rows, replace_rows, return_rows
 from ..play.episodes import Episodes, Policy
-from ..play.measures import evaluate, paired
+from ..play.measures import play_and_measure, paired
 from ..play.policies import EpsilonGreedyOracle, RandomSlates, ShortTermOracle, SpreadingOracle
 from ..play.worlds import SearchedSlate, best_fixed_slate, committed_slate
 from ..training.checkpoints import find_checkpoint, load_policy, target_name
@@ -36,7 +36,7 @@ def study_params(run: str,
     return load_params(study['env'], agent, scale=scale or study['scale'],
                        overrides=study['overrides'] | changes | overrides)
 
-# %% ../../nbs/studies/105_agents.ipynb #13dda3a7
+# %% ../../nbs/studies/105_agents.ipynb #05fbefbd
 def slate_figures(episodes: Episodes, measures: dict) -> dict:
     "How varied slates are."
     slates = episodes.slates[:, 1:].sort(-1).values
@@ -48,12 +48,12 @@ def run_agent(run: str, params: Params, fixed: list[int]|None = None) -> tuple[p
     "Train a run, or find it: its rows and its validation curve."
     rows, curve = return_rows(params, fixed).assign(run=run, agent=run), curve_rows(params).assign(run=run)
     name = target_name(params)
-    played = evaluate(load_policy(find_checkpoint(params, name)), params.env, params.training.test_episodes)
+    played = play_and_measure(load_policy(find_checkpoint(params, name)), params.env, params.training.test_episodes)
     own = rows.policy == name
     for figure, value in slate_figures(*played).items(): rows.loc[own, figure] = value
     return rows, curve
 
-# %% ../../nbs/studies/105_agents.ipynb #11a18afc
+# %% ../../nbs/studies/105_agents.ipynb #579d0065
 def baseline_rows(params: Params, fixed: list[int]) -> pd.DataFrame:
     "A row for each policy that learns nothing, on the test users."
     num_items = params.env.num_items
@@ -63,7 +63,7 @@ def baseline_rows(params: Params, fixed: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 def _baseline_row(params: Params, policy: Policy) -> dict:
-    episodes, m = evaluate(policy, params.env, params.training.test_episodes)
+    episodes, m = play_and_measure(policy, params.env, params.training.test_episodes)
     return {'run': policy.name, 'env': params.env.label, 'policy': policy.name, 'return': m['return_mean'],
             'ci95': m['return_ci95'], 'episodes': m['episodes'], 'distinct_slates': m['distinct_slates'],
             'privileged': policy.privileged, **slate_figures(episodes, m)}
@@ -94,7 +94,7 @@ def run_study(runs: list[str]|None = None,  # None: all
         replace_rows(folder/'curves.csv', curve, 'run')
     return pd.read_csv(folder/'returns.csv')
 
-# %% ../../nbs/studies/105_agents.ipynb #03f2b490
+# %% ../../nbs/studies/105_agents.ipynb #a89f572c
 def option_rows(run: str, options: list[dict], items: str|None = None, scale: str = '', **overrides) -> pd.DataFrame:
     "A row for each choice of options that the last checkpoint of a finished run plays with, none first."
     params, rows = study_params(run, items, scale, **overrides), []
@@ -102,7 +102,7 @@ def option_rows(run: str, options: list[dict], items: str|None = None, scale: st
     for chosen in [{}, *options]:
         policy = load_policy(checkpoint)
         policy.ranker.options = chosen
-        episodes, m = evaluate(policy, params.env, users)
+        episodes, m = play_and_measure(policy, params.env, users)
         first = rows[0]['episodes'] if rows else episodes
         difference, half = paired(episodes, first)
         rows.append(dict(run=run, options=', '.join(chosen) or 'none', episodes=episodes, difference=difference,

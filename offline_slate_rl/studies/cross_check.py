@@ -58,7 +58,7 @@ def train_d3rlpy(algorithm: str, dataset: Dataset, updates: int, seed: int = 0):
                 logger_adapter=d3rlpy.logging.NoopAdapterFactory())
     return learner, updates/(time.perf_counter() - began)
 
-# %% ../../nbs/studies/107_cross_check.ipynb #536de8cd
+# %% ../../nbs/studies/107_cross_check.ipynb #54a04409
 ROWS = repo_dir()/'nbs'/'results'/'offline'/'d3rlpy.csv'
 
 def cross_check(path: str|Path,           # of a dataset that has beliefs and latents
@@ -85,6 +85,7 @@ def cross_check(path: str|Path,           # of a dataset that has beliefs and la
 
 def keep(rows: pd.DataFrame, path: Path):
     "Put rows into the CSV at `path`, in place of those of the same algorithm, library and data."
+    # not by 94_results, which needs matplotlib: d3rlpy's environment has none
     key = ['env', 'data', 'algorithm', 'library']
     old = pd.read_csv(path) if path.is_file() else rows[:0]
     kept = old[~old[key].agg(tuple, axis=1).isin(rows[key].agg(tuple, axis=1))] if len(old) else old

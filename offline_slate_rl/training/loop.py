@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Loop', 'step_is_kept', 'steps_at_once', 'validates', 'Keeper', 'fit']
 
-# %% ../../nbs/lib/training/62_loop.ipynb #c3adfe49
+# %% ../../nbs/lib/training/62_loop.ipynb #09530970
 import math, time
 from collections import deque
 from functools import partial
@@ -24,7 +24,7 @@ from ..core.store import (Artifact, append_rows, freed_memory_kept, provenance, 
                                          save_tensors, write_text)
 from ..core.streams import torch_seed
 from ..play.episodes import Episodes
-from ..play.measures import evaluate
+from ..play.measures import play_and_measure
 from .checkpoints import Run, built_from
 from .tracking import tracker
 
@@ -171,11 +171,11 @@ class Keeper(pl.Callback):
         self.save(loop, 'last', self.history[-1] if self.history else None, resume=resume)
         self.saved = time.time()
 
-# %% ../../nbs/lib/training/62_loop.ipynb #1933932e
+# %% ../../nbs/lib/training/62_loop.ipynb #88d59603
 @patch
 def validate(self: Keeper, loop: Loop) -> dict:
     "Play the validation users; returns the row of figures."
-    played, m = evaluate(loop.agent.policy(), self.params.env, self.training.val_episodes, 'validation')
+    played, m = play_and_measure(loop.agent.policy(), self.params.env, self.training.val_episodes, 'validation')
     figures = {name: float(value) for name, value in loop.figures.items()}
     row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps,
                val_reward=m['return_mean'], val_ci95=m['return_ci95'], train_reward=self.train_reward,

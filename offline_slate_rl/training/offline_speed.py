@@ -16,7 +16,7 @@ from ..core.store import one_thread
 from ..rankers.ranker import Ranker
 from .offline import DatasetSource, OfflineAgent
 
-# %% ../../nbs/lib/training/69_offline_speed.ipynb #cdda977f
+# %% ../../nbs/lib/training/69_offline_speed.ipynb #66d7d26a
 STATE_DIM, ACTION_DIM = 20, 32  # of the published agents
 
 def synthetic_run(algorithm: str, episodes: int = 50) -> tuple[OfflineAgent, DatasetSource]:
@@ -30,9 +30,8 @@ def synthetic_run(algorithm: str, episodes: int = 50) -> tuple[OfflineAgent, Dat
     agent = make_agent(env, params, ranker)
     generator = torch.Generator().manual_seed(0)
     def uniform(*shape): return 2*torch.rand(*shape, generator=generator) - 1
-    source = DatasetSource.__new__(DatasetSource)  # no file is read
-    vars(source).update(agent=agent, slates=None, clicks=None, states=uniform(episodes, 101, STATE_DIM),
-                        actions=uniform(episodes, 100, ACTION_DIM), rewards=5*(uniform(episodes, 100) + 1).round())
+    source = DatasetSource(agent, actions=uniform(episodes, 100, ACTION_DIM), states=uniform(episodes, 101, STATE_DIM),
+                           rewards=5*(uniform(episodes, 100) + 1).round())
     agent.prepare(source)
     return agent, source
 

@@ -58,7 +58,7 @@ def _with_encoder(agent, dataset: Dataset, spaces: Spaces):
     made_of = {name: getattr(spaces.encoder.params, name) for name in BeliefParams.model_fields}
     return agent.model_copy(update=dict(fixed_belief=BeliefParams(**made_of)))
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #54f3f686
+# %% ../../nbs/lib/training/67_offline_training.ipynb #c2f14fcb
 def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> OfflineAgent:
     "The untrained agent of a run, with the encoder and the ranker of the dataset."
     agent = new_agent(params, spaces.ranker)
@@ -94,16 +94,14 @@ def offline_run(params: Params, dataset: Dataset, spaces: Spaces, command: str) 
 def train_offline(dataset: Dataset, algorithm: str,
                   seed: int|None = None,
                   overrides: dict|str|None = None,
-                  force: bool = False,
-                  command: str = '',  # the line that does it again; empty: of Python
-                 ) -> Trained:
+                  force: bool = False) -> Trained:
     "Train an algorithm on a dataset, or go on; then test its last and its best checkpoint."
     spaces = spaces_of(dataset)
     params = offline_params(dataset, algorithm, seed, overrides, spaces)
-    run = offline_run(params, dataset, spaces, command or _command(dataset, algorithm, seed, overrides))
+    run = offline_run(params, dataset, spaces, _command(dataset, algorithm, seed, overrides))
     def start() -> Started:
         agent = untrained_offline(params, dataset, spaces).to(pick_device(params.training.device))
-        source = DatasetSource(dataset, agent)
+        source = DatasetSource.of(dataset, agent)
         agent.prepare(source)
         run.say(f"{algorithm} on {dataset}")
         return agent, source

@@ -171,7 +171,7 @@ def train(params: Params, force: bool = False) -> Trained:
         return agent, SimulatorSource(params, agent)
     return carry_out(params, run, '20_train', start, force)
 
-# %% ../../nbs/lib/training/63_online.ipynb #75c1eb8e
+# %% ../../nbs/lib/training/63_online.ipynb #fb89a7ec
 def _finished(params: Params, run: Run) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints_in(run.folder, run.recipe), target_name(params)
@@ -195,5 +195,6 @@ def _tested(params: Params, run: Run, checkpoint: Artifact, trained: int) -> dic
             f"({m['episodes']} test users)")
     row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
                run=run.name, trained=trained, sha256=checkpoint.sha256, privileged=policy.privileged)
-    append_rows(params.outputs, 'test', [row | run.columns | found.row()])
-    return m | {key: found.row()[key] for key in ('score', 'gain', 'gain_ci95')}
+    figures = found.row()
+    append_rows(params.outputs, 'test', [row | run.columns | figures])
+    return m | {key: figures[key] for key in ('score', 'gain', 'gain_ci95')}
