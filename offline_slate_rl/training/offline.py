@@ -74,11 +74,11 @@ def drawn_ends(n: int, horizon: int, length: int, padding: str, generator: torch
     first = first_end(length, horizon, padding)
     return torch.randint(first, horizon, (n,), generator=generator, device=generator.device)
 
-# %% ../../nbs/lib/training/66_offline.ipynb #12d51c62
+# %% ../../nbs/lib/training/66_offline.ipynb #7225520a
 def mlp(*sizes: int) -> nn.Sequential:
     "Linear layers with ReLU between them: mlp(20, 256, 256, 1)."
     layers = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:]): layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    for inputs, outputs in zip(sizes[:-1], sizes[1:]): layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 class OfflineAgent(Agent):
@@ -173,7 +173,7 @@ def pieces(self: OfflineAgent, episodes: Episodes, noise: torch.Generator) -> Tr
     windows = windows_of(states, actions, episodes.rewards, rows, ends, self.length)
     return windows._replace(next_states=windows.next_states.detach())
 
-# %% ../../nbs/lib/training/66_offline.ipynb #e5654989
+# %% ../../nbs/lib/training/66_offline.ipynb #32d13a6a
 class DatasetSource:
     "A dataset's episodes as an algorithm reads them; nothing is played."
     plays, returns = False, ()
@@ -212,8 +212,11 @@ class DatasetSource:
             ends = drawn_ends(n, self.horizon, self.agent.length, self.agent.padding, generator)
             return windows_of(self.states, self.actions, self.rewards, rows, ends, self.agent.length)
         turns = torch.randint(self.horizon, (n,), generator=generator, device=generator.device)
-        return Transitions(self.states[rows, turns], self.actions[rows, turns], self.rewards[rows, turns],
-                           self.states[rows, turns + 1])
+        turns += rows*self.horizon  # index_select of flat arrays takes half as long as two indices
+        before = turns + rows       # an episode has a belief more than it has turns
+        states = self.states.flatten(0, 1)
+        return Transitions(states.index_select(0, before), self.actions.flatten(0, 1).index_select(0, turns),
+                           self.rewards.flatten().index_select(0, turns), states.index_select(0, before + 1))
 
     def _episodes(self, n: int, generator: torch.Generator) -> Episodes:
         rows = torch.randint(len(self.rewards), (n,), generator=generator, device=generator.device)
@@ -248,7 +251,7 @@ class OfflinePolicy(BetweenSpaces):
         latent = self.ranker.stretch(action)
         return Action(self.slates(latent), latent, log_prob, belief)
 
-# %% ../../nbs/lib/training/66_offline.ipynb #6bd5bcfd
+# %% ../../nbs/lib/training/66_offline.ipynb #a05d15a4
 CLOUD = 0.99      # share of the data's actions within its cloud
 CLOUD_ROWS = 50_000
 
@@ -259,7 +262,7 @@ def see_cloud(self: OfflineAgent, actions: Tensor):  # (N, action_dim) in units
     every = max(1, len(actions)//CLOUD_ROWS)
     actions = actions[::every].double()
     mean = actions.mean(0)
-    covariance = (actions - mean).T @ (actions - mean)/len(actions) + 1e-6*torch.eye(actions.shape[1])
+    covariance = (actions - mean).T @ (actions - mean)/len(actions) + 1e-6*torch.eye(actions.shape[1]).to(actions)
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
     self.cloud_mean.copy_(mean)
     self.cloud_whitening.copy_(whitening)
@@ -280,7 +283,7 @@ def measures(self: OfflineAgent, played: Episodes) -> dict[str, float]:
     found = dict(latent_spread=float(actions.std((0, 1)).mean()), outside=float(outside.float().mean()))
     values = self.value(played.beliefs[:, 0].to(self.device), actions[:, 0])
     if values is None: return found
-    weights = self.env.gamma**torch.arange(played.rewards.shape[1])
+    weights = self.env.gamma**torch.arange(played.rewards.shape[1], device=played.rewards.device)
     return found | dict(q_start=float(values.mean()), return_start=float((played.rewards*weights).sum(1).mean()))
 
 @patch

@@ -19,12 +19,13 @@ from .offline import DatasetSource, OfflineAgent
 from .online import Started, Trained, carry_out
 from .spaces import Spaces, dataset_env, space_of, spaces_of
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #b7dcb9d5
+# %% ../../nbs/lib/training/67_offline_training.ipynb #a7a68601
 def budget(algorithm: str, scale: str) -> dict:
     "How long an algorithm learns at a scale, and how often it is validated, as values of the section `training`."
     table = params_file('offline.yaml')
-    updates = table['updates'].get(algorithm, table['updates']['other'])[scale]
-    every = max(1, updates//table['validations'][scale])
+    def of(what: str) -> int: return table[what].get(algorithm, table[what]['other'])[scale]
+    updates = of('updates')
+    every = max(1, updates//of('validations'))
     return {'training.max_steps': updates, 'training.target_step': updates, 'training.save_every_n_steps': updates,
             'training.check_val_every_n_steps': every, 'training.val_episodes': table['val_episodes'][scale],
             'training.log_every_n_steps': every, 'training.logger': 'none'}
