@@ -18,7 +18,7 @@ from ..play.evaluation import evaluate
 from ..training.offline_training import budget, data_label
 from ..training.spaces import dataset_env, dataset_ranker
 
-# %% ../../nbs/studies/107_cross_check.ipynb #31f3f90e
+# %% ../../nbs/studies/107_cross_check.ipynb #a4f93cd8
 PAIRED = 'bc', 'td3bc', 'cql', 'iql'
 
 def d3rlpy_config(algorithm: str, dataset: Dataset):
@@ -32,12 +32,14 @@ def d3rlpy_config(algorithm: str, dataset: Dataset):
     if algorithm == 'bc': return algos.BCConfig(learning_rate=ours['lr'], **shared)
     if algorithm == 'td3bc':
         return algos.TD3PlusBCConfig(
-            actor_learning_rate=ours['lr'], critic_learning_rate=ours['lr'], tau=ours['tau'], alpha=ours['alpha'],
+            actor_learning_rate=ours['lr'], critic_learning_rate=ours['lr'], tau=ours['tau'],
+            alpha=ours['alpha']/ranker.action_dim,  # its cloning term is a mean over dimensions, ours a sum
             target_smoothing_sigma=ours['policy_noise'], target_smoothing_clip=ours['noise_clip'],
             update_actor_interval=ours['policy_delay'], **shared)
     if algorithm == 'cql':
         return algos.CQLConfig(
-            actor_learning_rate=ours['pi_lr'], critic_learning_rate=ours['q_lr'], temp_learning_rate=ours['pi_lr'],
+            actor_learning_rate=ours['pi_lr'], critic_learning_rate=ours['q_lr'],
+            temp_learning_rate=ours['temperature_lr'], initial_temperature=ours['temperature'],
             alpha_learning_rate=0., tau=ours['tau'], conservative_weight=ours['conservatism'],
             n_action_samples=ours['num_actions'], **shared)
     returns = dataset.returns
