@@ -20,7 +20,7 @@ from ..play.measures import interval
 from ..play.worlds import normalised_score
 from ..training.offline_training import data_label
 
-# %% ../../nbs/studies/108_offline.ipynb #2c92e1ac
+# %% ../../nbs/studies/108_offline.ipynb #44e62021
 KEPT = RESULTS/'offline'
 COLUMNS = ['env', 'agent', 'kind', 'algorithm', 'data', 'seed', 'checkpoint', 'step', 'trained', 'run', 'sha256',
            'episodes', 'return_mean', 'return_ci95', 'score', 'gain', 'gain_ci95', 'distinct_slates',
@@ -42,7 +42,8 @@ def keep_rows(env: str, scale: str, folder: Path = KEPT):
     "Keep the newest rows of offline runs, their controls and their data, as CSV; and validation rows."
     tested, outputs = read_rows(outputs_dir(scale), 'test'), outputs_dir(scale)
     tested = tested[(tested.env == env) & tested.kind.isin(['offline', 'control', 'own'])]
-    tested = tested.sort_values('measured').drop_duplicates(['agent', 'seed', 'checkpoint', 'episodes'], keep='last')
+    tested = tested.assign(best=tested.checkpoint == 'best').sort_values('measured')
+    tested = tested.drop_duplicates(['agent', 'seed', 'best', 'episodes'], keep='last')
     rows = pd.concat([tested, data_rows(env, scale)]).reindex(columns=COLUMNS)
     curves = read_rows(outputs, 'validation')
     curves = curves[(curves.env == env) & (curves.kind == 'offline')].sort_values('measured')
@@ -55,7 +56,7 @@ def kept() -> tuple[pd.DataFrame, pd.DataFrame]:
     "Committed rows of tests and of validations."
     return tuple(pd.read_csv(KEPT/f'{name}.csv') for name in ('runs', 'curves'))
 
-# %% ../../nbs/studies/108_offline.ipynb #7ccc7d76
+# %% ../../nbs/studies/108_offline.ipynb #93c91033
 def _number(row, form: str = '.1f', half: str = '') -> str: return '' if pd.isna(row) else f'{row:{form}}{half}'
 
 def study_table(runs: pd.DataFrame, curves: pd.DataFrame, data: str) -> pd.DataFrame:
@@ -65,7 +66,7 @@ def study_table(runs: pd.DataFrame, curves: pd.DataFrame, data: str) -> pd.DataF
         best = found[found.checkpoint == 'best']
         final = found[found.checkpoint != 'best'].iloc[-1]
         name = agent.replace(f' on {data}', '').replace(f', {data}', '')
-        row = {'': name, 'kind': final.kind, 'sort': final.return_mean,
+        row = {'': name, 'kind': final.kind, 'updates': _number(final.trained, ',.0f'), 'sort': final.return_mean,
                'final': f'{final.return_mean:.1f} ± {final.return_ci95:.1f}',
                'best': _number(best.return_mean.iloc[0]) if len(best) else '', 'score': _number(final.score),
                'worth of reacting': _number(final.gain, '+.1f'),
