@@ -4,9 +4,18 @@ ENV   ?= focused_mix
 SCALE ?= quick
 
 BIN := .venv/bin
+HASHED := --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate
+
+# $(call install,BIN,LOCK): what the lock lists, each file by its hash; then torch, whose dependencies are there, but for CUDA's.
+pip = $(1)/python -m pip install --quiet --disable-pip-version-check
+define install
+	$(call pip,$(1)) --no-deps --require-hashes -r $(2)
+	$(call pip,$(1)) -r requirements-torch.txt
+	$(call pip,$(1)) --no-deps --no-build-isolation -e .
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench agents ablation worlds check lab export plots readme rooms d3rlpy cross-check
+.PHONY: help demo test bench agents ablation worlds check lab export plots lock readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -64,6 +73,10 @@ plots: .venv/.ready ## run the notebooks of nbs/lib and nbs/studies, and keep wh
 	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import keep_outputs; keep_outputs()"
 	$(BIN)/nbdev_clean
 
+lock: .venv/.ready ## the hashes of requirements.lock and requirements-d3rlpy.lock, from the .in files
+	$(BIN)/uv pip compile $(HASHED) requirements.in --output-file requirements.lock
+	$(BIN)/uv pip compile $(HASHED) requirements-d3rlpy.in --output-file requirements-d3rlpy.lock
+
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
 	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_readme; print(write_readme())"
 
@@ -72,7 +85,7 @@ rooms: .venv/.ready ## draw the picture of who imports whom, for CONTRIBUTING.md
 
 # A name on the PATH is no proof: pyenv leaves shims of versions that are not enabled, Debian a Python without venv. Each candidate
 # is run. A python3 newer than the lock was made for comes last, before giving up.
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock requirements-torch.txt pyproject.toml
 	@rm -f $@
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    found=; \
@@ -90,15 +103,14 @@ rooms: .venv/.ready ## draw the picture of who imports whom, for CONTRIBUTING.md
 	    "$$found" -m venv --clear .venv || exit 1; \
 	fi
 	@echo "Installing requirements.lock into .venv (a few minutes, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(call install,$(BIN),requirements.lock)
+	$(BIN)/python -m pip check
 	@touch $@
 
 # d3rlpy pins an old Gymnasium, so it gets an environment of its own, made with the Python of .venv.
-.venv-d3rlpy/.ready: .venv/.ready requirements-d3rlpy.lock
+.venv-d3rlpy/.ready: .venv/.ready requirements-d3rlpy.lock requirements-torch.txt
 	@rm -f $@
 	$(BIN)/python -m venv --clear .venv-d3rlpy
 	@echo "Installing requirements-d3rlpy.lock into .venv-d3rlpy (some minutes, once)"
-	.venv-d3rlpy/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-d3rlpy.lock
-	.venv-d3rlpy/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(call install,.venv-d3rlpy/bin,requirements-d3rlpy.lock)
 	@touch $@

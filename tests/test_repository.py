@@ -198,10 +198,19 @@ def test_gitignore_hides_no_folder_of_the_package():
            f".gitignore: {', '.join(loose)} would hide folders of that name anywhere. Begin each line with a slash.")
 
 
-def test_the_lock_pins_everything_and_nothing_else():
-    lines = (REPO/'requirements.lock').read_text().splitlines()
-    pins = [line.split(';')[0].strip() for line in lines if line.strip() and not line.startswith('#')]
+@pytest.mark.parametrize('name', ['requirements', 'requirements-d3rlpy'])
+def test_the_lock_holds_the_hashes_of_what_is_pinned(name):
+    asked = [line for line in (REPO/f'{name}.in').read_text().splitlines() if line and not line.startswith('#')]
+    pins = [line.split(';')[0].strip() for line in asked]
     loose = [pin for pin in pins if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', pin)]
-    demand(pins, "requirements.lock pins nothing.")
-    demand(not loose, f"requirements.lock: {', '.join(loose)} should be exact, NAME==VERSION, without a local part, "
-                      "an address or a path.")
+    demand(pins and not loose, f"{name}.in: {', '.join(loose)} should be exact, NAME==VERSION, without a local part, "
+                               "an address or a path.")
+    locked = {}
+    for line in (REPO/f'{name}.lock').read_text().splitlines():
+        if line.startswith('    --hash=sha256:'): locked[pin] += 1
+        elif line and not line.startswith('#'):
+            pin = re.split(r'[ ;]', line)[0]
+            locked[pin] = 0
+    def names(pins) -> set[str]: return {re.sub('[._-]+', '-', pin.split('==')[0]).lower() + pin[pin.index('=='):]
+                                         for pin in pins}
+    demand(names(pins) == names(locked) and all(locked.values()), f"{name}.lock is not of {name}.in: make lock")
