@@ -51,8 +51,9 @@ d3rlpy: .venv-d3rlpy/.ready ## the README's lines with d3rlpy, in an environment
 	.venv-d3rlpy/bin/python .venv-d3rlpy/lines.py
 
 cross-check: export OMP_NUM_THREADS = 1
-cross-check: .venv-d3rlpy/.ready ## train d3rlpy's algorithms on the dataset at DATA, and keep their rows (half an hour)
+cross-check: .venv-d3rlpy/.ready ## train d3rlpy's algorithms and ours on the dataset at DATA, and keep their rows (half an hour)
 	.venv-d3rlpy/bin/python -c "from offline_slate_rl.studies.cross_check import cross_check; cross_check('$(DATA)')"
+	$(BIN)/python -c "from offline_slate_rl.studies.cross_check import our_side; our_side('$(DATA)')"
 
 ablation: export OMP_NUM_THREADS = 1
 ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep their rows in nbs/results (hours)

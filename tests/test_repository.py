@@ -205,7 +205,7 @@ def test_the_lock_holds_the_hashes_of_what_is_pinned(name):
     loose = [pin for pin in pins if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', pin)]
     demand(pins and not loose, f"{name}.in: {', '.join(loose)} should be exact, NAME==VERSION, without a local part, "
                                "an address or a path.")
-    locked = {}
+    locked, pin = {}, ''
     for line in (REPO/f'{name}.lock').read_text().splitlines():
         if line.startswith('    --hash=sha256:'): locked[pin] += 1
         elif line and not line.startswith('#'):
