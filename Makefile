@@ -15,7 +15,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench agents ablation worlds check lab export plots lock readme rooms d3rlpy cross-check
+.PHONY: help demo test bench agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -77,6 +77,10 @@ plots: .venv/.ready ## run the notebooks of nbs/lib and nbs/studies, and keep wh
 lock: .venv/.ready ## the hashes of requirements.lock and requirements-d3rlpy.lock, from the .in files
 	$(BIN)/uv pip compile $(HASHED) requirements.in --output-file requirements.lock
 	$(BIN)/uv pip compile $(HASHED) requirements-d3rlpy.in --output-file requirements-d3rlpy.lock
+
+audit: .venv/.ready ## known vulnerabilities of the versions in the lock files; what licences everything has, in nbs/results/licences.csv
+	$(BIN)/uv tool run pip-licenses==5.5.5 --python $(BIN)/python --format csv --output-file nbs/results/licences.csv
+	$(BIN)/uv tool run pip-audit==2.10.1 --disable-pip --no-deps --strict -r requirements.lock -r requirements-d3rlpy.lock
 
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
 	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_readme; print(write_readme())"

@@ -27,8 +27,8 @@ RECORDS = 'logs', 'reports', 'results'  # a run that fails may say so there, and
 
 # Processes
 
-def environment(outputs: Path) -> dict[str, str]:
-    return os.environ | dict(SLATE_RL_OUTPUTS=str(outputs), SLATE_RL_SCALE='tiny', OMP_NUM_THREADS='1')
+def environment(outputs: Path, threads: int = 1) -> dict[str, str]:
+    return os.environ | dict(SLATE_RL_OUTPUTS=str(outputs), SLATE_RL_SCALE='tiny', OMP_NUM_THREADS=str(threads))
 
 def typed(outputs: Path, program: str, *words) -> subprocess.CompletedProcess:
     "What a person types in the repository, with its output."
@@ -45,11 +45,11 @@ def together(*calls: tuple) -> list:
         running = [pool.submit(*call) for call in calls]
         return [call.result() for call in running]
 
-def python(outputs: Path, code: str) -> subprocess.Popen:
+def python(outputs: Path, code: str, threads: int = 1) -> subprocess.Popen:
     "A Python process in a session of its own, which knows this file."
     code = f'import sys; sys.path.insert(0, {str(TESTS)!r}); from chain import *; {code}'
-    return subprocess.Popen([sys.executable, '-c', code], cwd=REPO, env=environment(outputs), start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen([sys.executable, '-c', code], cwd=REPO, env=environment(outputs, threads),
+                            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 def last_line(process: subprocess.CompletedProcess) -> str: return process.stderr.strip().splitlines()[-1]
 
@@ -158,7 +158,7 @@ class Chain:
 
     def make(self):
         "Run the chain twice, side by side."
-        second = python(self.again, 'chain_by_calls(tiny(), workers=2)')
+        second = python(self.again, 'chain_by_calls(tiny(), workers=2)', threads=2)
         before = repository()
         self.run(pretrain=(papermill, '10_pretrain'))
         self.run(train=(papermill, '20_train'))

@@ -20,7 +20,7 @@ MADE = [('logged', ''), ('mf', ''), ('click_model', ''), ('gems', ''), ('checkpo
         ('checkpoint', 'step40'), ('checkpoint', 'best'), ('dataset', 'random'), ('dataset', 'medium')]
 
 @pytest.mark.parametrize('what', MADE, ids=' '.join)
-def test_another_process_and_two_workers_make_the_same_bytes(chain, what):
+def test_another_process_two_workers_and_two_threads_make_the_same_bytes(chain, what):
     assert contents(chain.again)[what] == contents(chain.outputs)[what]
 
 def alive(session: int) -> list[str]:
