@@ -10,7 +10,8 @@ from offline_slate_rl.collection.export import WRITERS, export_dataset
 from offline_slate_rl.collection.published import import_logged, import_published
 from offline_slate_rl.core.errors import MissingError, SlateRLError
 from offline_slate_rl.core.params import load_params, registry
-from offline_slate_rl.core.store import load_artifact, load_tensors, save_artifact, save_tensors
+from offline_slate_rl.core.files import load_tensors, save_tensors
+from offline_slate_rl.core.store import load_artifact, save_artifact
 from offline_slate_rl.data.collecting import collect
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.logged import log_trajectories, logged_recipe
