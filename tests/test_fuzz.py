@@ -2,23 +2,25 @@
 
 SLATE_RL_FUZZ says how many cases each reader gets: `make nightly` tries 2,000, `make test` 60.
 """
-import json, os, random, shutil
+import json, os, random
 from pathlib import Path
 
 import pytest
 
-from chain import checkpoint, dataset, the, tiny
+from chain import checkpoint, dataset
 from offline_slate_rl.collection.card import write_card
 from offline_slate_rl.core.errors import SlateRLError
-from offline_slate_rl.core.params import load_params
 from offline_slate_rl.core.files import sha256_file
-from offline_slate_rl.core.store import manifest_path
+from offline_slate_rl.core.manifests import manifest_path
+from offline_slate_rl.core.params import load_params
+from offline_slate_rl.core.store import load_artifact
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.pipeline.status import show, verify_path
 from offline_slate_rl.training.checkpoints import load_policy
 
 CASES = int(os.environ.get('SLATE_RL_FUZZ', 60))
-JUNK = [None, True, 0, -1, 1e308, 10**30, '', 'x', '\ud800', '../..', [], [[]], {}, {'x': 1}, float('nan'), [1, 'x', None]]
+JUNK = [None, True, 0, -1, 1e308, 10**30, '', 'x', '\ud800', '../..', [], [[]], {}, {'x': 1}, float('nan'),
+        [1, 'x', None]]
 
 
 # What is damaged
@@ -67,7 +69,8 @@ def readers(path: Path) -> dict:
     def read():
         data = load_dataset(path)
         data.episodes(), data.transitions(), data.sequences(5, 'left')
-    return dict(read=read, verify=lambda: verify_path(path), show=lambda: show(path), card=lambda: write_card(path.parent))
+    return dict(read=read, verify=lambda: verify_path(path), show=lambda: show(path),
+                card=lambda: write_card(path.parent))
 
 def try_all(cases, calls_of):
     "Every case is prepared, then tried; the failures together."
@@ -104,10 +107,10 @@ def test_checkpoints(copy):
     artifact = checkpoint('best')
     good = artifact.path.read_bytes()
     try_all(lambda chance: of_other_bytes(artifact.path, damaged(good, chance)),
-            lambda chance: dict(policy=lambda: load_policy(artifact.path), show=lambda: show(artifact.path)))
+            lambda chance: dict(policy=lambda: load_policy(load_artifact(artifact.path)), show=lambda: show(artifact.path)))
 
 def test_overrides():
-    keys = ['env.gamma', 'agent.q_lr', 'gems', 'training.max_steps', 'x', '', 'env.', '.', 'env.env', 'agent.ranker.distinct']
+    keys = ['env.gamma', 'agent.q_lr', 'gems', 'training.max_steps', 'x', '', 'env.', '.', 'agent.ranker.distinct']
     def calls(chance) -> dict:
         as_text = chance.random() < .5
         pairs = {chance.choice(keys): altered([1, {'x': 2}], chance) for _ in range(chance.randrange(1, 4))}
