@@ -100,14 +100,15 @@ def write_npz(dataset: Dataset, path: Path, view: str, oracle: bool):
     with open(path, 'wb') as file:
         np.savez_compressed(file, about=np.array(about_json(dataset, view=view, oracle=oracle)), **arrays)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #e7036b00
+# %% ../../nbs/lib/collection/78_export.ipynb #3e37d13e
 def write_lists(dataset: Dataset, path: Path, view: str, oracle: bool):
     import pandas as pd
     lists = {}
     for many, once in parts(dataset, view, oracle):
         for key, values in (many | once).items():
             lists.setdefault(key, []).extend(of_episode.copy() for of_episode in values)
-    pd.to_pickle(lists | dict(metadata=about(dataset, view=view, oracle=oracle)), path, compression=None, protocol=4)
+    metadata = json.loads(about_json(dataset, view=view, oracle=oracle))  # plain dicts
+    pd.to_pickle(lists | dict(metadata=metadata), path, compression=None, protocol=4)
 
 # %% ../../nbs/lib/collection/78_export.ipynb #a502b871
 def _arrow(values: np.ndarray):
