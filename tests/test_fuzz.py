@@ -107,7 +107,8 @@ def test_checkpoints(copy):
     artifact = checkpoint('best')
     good = artifact.path.read_bytes()
     try_all(lambda chance: of_other_bytes(artifact.path, damaged(good, chance)),
-            lambda chance: dict(policy=lambda: load_policy(load_artifact(artifact.path)), show=lambda: show(artifact.path)))
+            lambda chance: dict(policy=lambda: load_policy(load_artifact(artifact.path)),
+                                show=lambda: show(artifact.path)))
 
 def test_overrides():
     keys = ['env.gamma', 'agent.q_lr', 'gems', 'training.max_steps', 'x', '', 'env.', '.', 'agent.ranker.distinct']
