@@ -10,7 +10,8 @@ from offline_slate_rl.collection.approval import approve
 from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset, collection_params
 from offline_slate_rl.core.params import Params, load_params
-from offline_slate_rl.core.store import Artifact, artifacts, manifest_path
+from offline_slate_rl.core.manifests import manifest_path
+from offline_slate_rl.core.store import Artifact, artifacts
 from offline_slate_rl.data.loading import find_dataset
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.rankers.click_model import pretrain_click_model

@@ -14,7 +14,7 @@ from offline_slate_rl.collection.mixtures import mix
 from offline_slate_rl.collection.verification import require
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.core.params import Params, agents, params_file
-from offline_slate_rl.core.store import load_tensors
+from offline_slate_rl.core.files import load_tensors
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.play.measures import play_and_measure

@@ -8,7 +8,9 @@ from offline_slate_rl.collection.approval import approvals
 from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset
 from offline_slate_rl.core.params import registry
-from offline_slate_rl.core.store import Artifact, artifacts, flatten, load_tensors, manifest_path
+from offline_slate_rl.core.files import load_tensors
+from offline_slate_rl.core.manifests import manifest_path
+from offline_slate_rl.core.store import Artifact, artifacts, flatten
 from offline_slate_rl.data.logged import log_trajectories
 from offline_slate_rl.pipeline import cli
 from offline_slate_rl.rankers.click_model import pretrain_click_model

@@ -10,7 +10,8 @@ from offline_slate_rl.collection.collect import collect_dataset, collection_para
 from offline_slate_rl.collection.verification import require, verify
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.core.params import load_params
-from offline_slate_rl.core.store import load_artifact, manifest_path
+from offline_slate_rl.core.manifests import manifest_path
+from offline_slate_rl.core.store import load_artifact
 from offline_slate_rl.pipeline import cli
 
 
@@ -94,7 +95,30 @@ def swapped_and_short(path: Path):
     short(.5)(path)
     swap(path)
 
+def signed(change):
+    "A stranger's file: something in it is changed, and its manifest has the sum of that."
+    def damage(path: Path):
+        with h5py.File(path, 'r+') as file: change(file)
+        where = manifest_path(path)
+        manifest = json.loads(where.read_text()) | dict(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        where.write_text(json.dumps(manifest))
+    return damage
+
+def instead(key: str, value):
+    "Something else in an array's place."
+    def change(file):
+        if key in file: del file[key]
+        if value is None: file.create_group(key)
+        else: file[key] = value
+    return signed(change)
+
 DATASET_DAMAGE = {  # and what is said of it
+    "a group in an array's place": (instead('rewards', None), 'rewards is a group'),
+    'a scalar': (instead('rewards', 1.), 'rewards: it has the shape ()'),
+    'a row short': (instead('rewards', [1.]*2999), 'rewards has 2999 rows; 3000 were expected'),
+    'a link to another file': (instead('rewards', h5py.ExternalLink('/etc/passwd', 'x')), 'is a link into /etc/passwd'),
+    'a link to nothing': (instead('oracle', h5py.SoftLink('/nowhere')), 'oracle is a link'),
+    'one key more': (instead('more', [1.]), 'unknown key more'),
     'first byte': (flip(0), 'is damaged'),
     'a byte near the front': (flip(.01), 'is damaged'),
     'a byte in the middle': (flip(.5), 'is damaged'),

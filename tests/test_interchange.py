@@ -10,7 +10,8 @@ from offline_slate_rl.collection.export import WRITERS, export_dataset
 from offline_slate_rl.collection.published import import_logged, import_published
 from offline_slate_rl.core.errors import MissingError, SlateRLError
 from offline_slate_rl.core.params import load_params, registry
-from offline_slate_rl.core.store import load_artifact, load_tensors, save_artifact, save_tensors
+from offline_slate_rl.core.files import load_tensors, save_tensors
+from offline_slate_rl.core.store import load_artifact, save_artifact
 from offline_slate_rl.data.collecting import collect
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.logged import log_trajectories, logged_recipe
@@ -186,8 +187,11 @@ def blocks_of(size: int, fail_at: int = N):
 @formats
 def test_an_export_that_fails_leaves_what_was_there(agent, elsewhere, monkeypatch, to):
     path = export_dataset(agent.path, to, str(elsewhere/'minari'))
-    before, files = contents(path), everything(elsewhere)
-    with pytest.raises(SlateRLError, match='--force'): export_dataset(agent.path, to, str(elsewhere/'minari'))
+    before = contents(path)
+    assert export_dataset(agent.path, to, str(elsewhere/'minari')) == path and contents(path) == before  # it is there
+    files = everything(elsewhere)
+    with pytest.raises(SlateRLError, match='--force'):
+        export_dataset(agent.path, to, str(elsewhere/'minari'), oracle=True)
     monkeypatch.setattr(export, 'blocks', blocks_of(4, fail_at=8))
     with pytest.raises(OSError, match='gone'): export_dataset(agent.path, to, str(elsewhere/'minari'), force=True)
     assert contents(path) == before and everything(elsewhere) == files

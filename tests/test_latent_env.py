@@ -6,7 +6,7 @@ import gymnasium, numpy as np, pytest
 from chain import ENV, checkpoint, dataset, tiny
 from offline_slate_rl.collection.export import export_dataset, export_notes
 from offline_slate_rl.core.errors import MissingError, SlateRLError
-from offline_slate_rl.core.store import manifest_path
+from offline_slate_rl.core.manifests import manifest_path
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.training.checkpoints import load_policy

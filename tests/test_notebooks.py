@@ -1,5 +1,5 @@
 """papermill as a person starts it: real processes, with notebooks made for the purpose in place of those in nbs/."""
-import base64, os, pty, re, subprocess, sys
+import base64, os, pty, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
@@ -151,17 +151,20 @@ def test_an_empty_scale_is_the_default_one(place, monkeypatch):
     (['-p', 'qualty', 'medium'], "30_collect has no parameter 'qualty'. Did you mean 'quality'?"),
     (['-p', 'seed', 'abc'], "the parameter 'seed' is 'abc'; expected int"),
     (['-p', 'behaviour', 'agnet'], "the parameter 'behaviour' is 'agnet'. Did you mean 'agent'?"),
-    (['out.ipynb', '-p', 'overrides', 'gems'], "the parameter 'overrides' is 'gems'; expected dict")])
+    (['out.ipynb', '-p', 'overrides', 'gems'], "the parameter 'overrides' is 'gems'; expected dict"),
+    (['-y', '[seed]'], "The parameters of -y cannot be read: '[seed]'. They should map names to values"),
+    (['-b', 'NQ=='], 'The parameters of -b cannot be read'),
+    (['-r', 'overrides', '5'], "the parameter 'overrides' is '5'; expected dict")])
 def test_a_wrong_parameter_stops_the_run_before_it_starts(place, args, says):
     process = run('nbs/30_collect.ipynb', *args)
-    assert process.returncode == 1 and says in process.stderr
+    assert process.returncode == 2 and says in process.stderr
     assert len(process.stderr.strip().splitlines()) == 1 and process.stdout == ''
     assert names(place) == ['nbs']
 
 
 def test_a_wrong_notebook_name(place):
     process = run('nbs/30_colect.ipynb')
-    assert process.returncode == 1 and "Did you mean '30_collect.ipynb'?" in process.stderr
+    assert process.returncode == 2 and "Did you mean '30_collect.ipynb'?" in process.stderr
     assert 'Traceback' not in process.stderr
 
 
@@ -182,7 +185,7 @@ def test_another_notebook_is_papermills_own_business(place):
     assert code == 2 and "Missing argument 'OUTPUT_PATH'" in shown
 
 
-def test_a_failed_run_ends_with_its_sentence_and_leaves_a_report(place):
+def test_a_failed_run_ends_with_its_sentence_and_leaves_a_report_of_its_own(place):
     save(place/'nbs'/'30_collect.ipynb', 'print("so far")', REFUSED)
     page = place/REPORTS/'30_collect.html'
     page.parent.mkdir(parents=True)
@@ -190,16 +193,64 @@ def test_a_failed_run_ends_with_its_sentence_and_leaves_a_report(place):
     process = run('nbs/30_collect.ipynb')
     assert process.returncode == 1
     assert process.stderr.strip().splitlines()[-1] == SENTENCE
-    assert 'Traceback' not in process.stderr and str(REPORTS/'30_collect.html') in process.stderr
+    assert 'Traceback' not in process.stderr and str(REPORTS/'30_collect_failed.html') in process.stderr
+    assert page.read_text() == 'the report of an earlier run'
 
+    page = place/REPORTS/'30_collect_failed.html'
     text = page.read_text()
     assert not LOADED.search(text)
     assert text.count(SENTENCE) == 2 and 'so far' in text and 'This run failed' in text
     assert 'href="#papermill-error-cell"' in text and 'id="papermill-error-cell"' in text
-    for gone in 'Traceback', 'What came out', 'earlier run': assert gone not in text
+    for gone in 'Traceback', 'What came out': assert gone not in text
     partial = nbformat.read(page.with_suffix('.ipynb'), as_version=4)
     outputs = [output for cell in partial.cells for output in cell.get('outputs', [])]
     assert 'error' in [output.output_type for output in outputs]
+
+    save(place/'nbs'/'30_collect.ipynb', 'print("mended")')
+    assert run('nbs/30_collect.ipynb').returncode == 0
+    assert names(place/REPORTS) == ['30_collect.html', '30_collect.ipynb']
+
+
+WAITING = """import signal, time
+from offline_slate_rl.core.errors import Interrupted
+print("begun", flush=True)
+try: time.sleep(60)
+except KeyboardInterrupt: raise Interrupted("Step 31 is kept: the same line") from None"""
+
+@pytest.mark.parametrize('number, code, sentence', [
+    (signal.SIGINT, WAITING, 'Step 31 is kept: the same line'),
+    (signal.SIGTERM, WAITING, 'Step 31 is kept: the same line'),
+    (signal.SIGINT, 'import time; time.sleep(60)', 'Interrupted. What is whole is kept, and the same line goes on')])
+def test_an_interruption_reaches_the_cell_and_is_one_sentence(place, number, code, sentence):
+    save(place/'nbs'/'30_collect.ipynb', 'open("begun", "w").close()\n' + code, 'print("never")')
+    line = [PAPERMILL, 'nbs/30_collect.ipynb', '--no-progress-bar']
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        while not (place/'begun').exists() and process.poll() is None: time.sleep(.1)
+        time.sleep(.5)
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1].strip().splitlines()
+    assert process.returncode == 130 and said[-1].startswith(sentence), said
+    assert said[-2].startswith('Error: 30_collect was interrupted in its cell [2].') and not [
+        line for line in said if 'Traceback' in line or 'ZMQ' in line]
+    assert names(place/REPORTS) == ['30_collect_interrupted.html', '30_collect_interrupted.ipynb']
+    text = (place/REPORTS/'30_collect_interrupted.html').read_text()
+    assert 'This run was interrupted' in text and 'never' not in text
+
+
+def test_a_killed_kernel_is_one_sentence_and_a_marked_report(place):
+    save(place/'nbs'/'30_collect.ipynb', 'import os, signal\nos.kill(os.getpid(), signal.SIGKILL)')
+    process = run('nbs/30_collect.ipynb')
+    assert process.returncode == 1 and 'Traceback' not in process.stderr
+    assert process.stderr.strip().splitlines()[-1].startswith('The kernel was killed, perhaps for want of memory.')
+    text = (place/REPORTS/'30_collect_failed.html').read_text()
+    assert 'This run failed' in text and 'The kernel was killed' in text
+
+
+def test_outputs_that_cannot_be_written_start_nothing(place):
+    (place/'outputs').write_text('a file')
+    process = run('nbs/30_collect.ipynb')
+    assert process.returncode == 2 and len(process.stderr.strip().splitlines()) == 1
+    assert 'Nothing can be written in' in process.stderr and 'SLATE_RL_OUTPUTS' in process.stderr
 
 
 def test_a_bug_keeps_its_traceback(place):
@@ -233,5 +284,5 @@ def test_a_failure_from_python(place):
     with pytest.raises(NotebookFailed) as failed: run_notebook('30_collect')
     assert isinstance(failed.value, papermill.PapermillExecutionError) and failed.value.ename == 'RefusedError'
     first, last = str(failed.value).splitlines()
-    assert first.startswith('30_collect stopped in its cell [2]') and first.endswith('30_collect.html')
+    assert first.startswith('30_collect stopped in its cell [2]') and first.endswith('30_collect_failed.html')
     assert last == SENTENCE

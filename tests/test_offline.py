@@ -8,7 +8,8 @@ from chain import ENV, checkpoint, tiny
 from offline_slate_rl import load_dataset
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.core.params import agents, params_file
-from offline_slate_rl.core.store import load_tensors, provenance, read_rows
+from offline_slate_rl.core.files import load_tensors
+from offline_slate_rl.core.store import provenance, read_rows
 from offline_slate_rl.data.collecting import collect
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.play.measures import play_and_measure

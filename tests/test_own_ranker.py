@@ -9,7 +9,8 @@ from offline_slate_rl.collection.collect import collect_dataset, collection_para
 from offline_slate_rl.collection.mixtures import mix
 from offline_slate_rl.collection.verification import ABOVE, require, verify
 from offline_slate_rl.core.params import RANKERS, Params, load_params
-from offline_slate_rl.core.store import Artifact, provenance, save_artifact, save_tensors
+from offline_slate_rl.core.files import save_tensors
+from offline_slate_rl.core.store import Artifact, provenance, save_artifact
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.training.online import train
@@ -22,7 +23,8 @@ import torch
 
 from offline_slate_rl.core.kernels import top_items
 from offline_slate_rl.core.params import RANKERS, RankerParams
-from offline_slate_rl.core.store import find_artifact, load_tensors
+from offline_slate_rl.core.files import load_tensors
+from offline_slate_rl.core.store import find_artifact
 from offline_slate_rl.rankers.ranker import Ranker
 
 class LinearParams(RankerParams):

@@ -8,7 +8,8 @@ from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset, collection_params
 from offline_slate_rl.collection.verification import require
 from offline_slate_rl.core.errors import DamagedError, MissingError, SlateRLError
-from offline_slate_rl.core.store import artifacts, load_artifact, load_tensors, save_artifact, save_tensors
+from offline_slate_rl.core.files import load_tensors, save_tensors
+from offline_slate_rl.core.store import artifacts, load_artifact, save_artifact
 from offline_slate_rl.data.datasets import Dataset, user_ids
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.training.checkpoints import find_checkpoint

@@ -70,5 +70,5 @@ SEED_OPTIONS = [(command, name) for command, (_, arguments, _) in cli.COMMANDS.i
 @pytest.mark.parametrize('wrong', WRONG_SEEDS)
 @pytest.mark.parametrize('command, option', SEED_OPTIONS)
 def test_every_command_refuses_a_wrong_seed(elsewhere, capsys, command, option, wrong):
-    assert cli.main([command, *NEEDED[command], option, str(wrong), '--scale', 'tiny']) == 1
+    assert cli.main([command, *NEEDED[command], option, str(wrong), '--scale', 'tiny']) == 2
     assert re.search(f'seed {REFUSED.format(wrong)}', capsys.readouterr().err) and not files(elsewhere)

@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['BeliefParams', 'Belief', 'GRUBelief', 'WindowBelief', 'make_belief', 'scan_beliefs']
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #95d508e4
+# %% ../../nbs/lib/agents/50_belief.ipynb #eac98030
 import torch, torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.kernels import gru_scan
-from ..core.params import EnvParams, Strict
+from ..core.params import Count, EnvParams, Strict
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #118f7ab2
+# %% ../../nbs/lib/agents/50_belief.ipynb #d2f6809b
 class BeliefParams(Strict):
-    state_dim: int
-    item_embedding_dim: int
-    window: int|None = Field(default=None, ge=1)  # observations a memoryless belief sees; None: a GRU sees all
+    state_dim: Count
+    item_embedding_dim: Count
+    window: Count|None = None  # observations a memoryless belief sees; None: a GRU sees all
 
 class Belief(nn.Module):
     "Observations so far -> belief state. A subclass adds `forward`, `initial` and `step`."

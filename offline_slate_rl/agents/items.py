@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ItemParams', 'ItemAgent', 'ItemPolicy', 'ItemValueParams', 'ItemValueAgent']
 
-# %% ../../nbs/lib/agents/55_items.ipynb #1a93708c
+# %% ../../nbs/lib/agents/55_items.ipynb #5c1ea064
 import copy, math
 
 import torch
@@ -15,15 +15,15 @@ from .agent import Agent, constant_action, largest_value
 from .belief import Belief, BeliefParams, make_belief
 from .latent import one_hidden_layer
 from ..core.errors import SlateRLError
-from ..core.params import AgentParams, EnvParams
+from ..core.params import AgentParams, Count, EnvParams, Positive, Rate, Share
 from ..play.episodes import Action, Episodes, Policy
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/55_items.ipynb #6222962d
+# %% ../../nbs/lib/agents/55_items.ipynb #53dd324f
 class ItemParams(AgentParams):
     "Parameters of the network over items and its belief."
-    hidden_dim: int
+    hidden_dim: Count
     belief: BeliefParams
 
 class ItemAgent(Agent):
@@ -90,13 +90,13 @@ class ItemPolicy(Policy):
         uniform = uniform - env.slate_size*math.log(env.num_items)
         return torch.logaddexp(own + log_prob.double(), uniform).float()
 
-# %% ../../nbs/lib/agents/55_items.ipynb #ca800cc8
+# %% ../../nbs/lib/agents/55_items.ipynb #0b13ba19
 class ItemValueParams(ItemParams):
     "Parameters of Q-learning on items."
-    q_lr: float
-    tau: float
-    last_epsilon: float
-    epsilon_steps: float
+    q_lr: Positive
+    tau: Rate
+    last_epsilon: Share
+    epsilon_steps: Positive
 
     def epsilon(self, steps: int|None) -> float:
         "The share of random slates after so many steps of training; none once it is over."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['one_hidden_layer', 'LatentParams', 'LatentAgent', 'LatentPolicy', 'log_density', 'mixture_log_density']
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #d3978d68
+# %% ../../nbs/lib/agents/52_latent.ipynb #89d6350e
 import math
 
 import numpy as np, torch
@@ -16,12 +16,12 @@ from .agent import Agent, constant_action
 from .belief import Belief, BeliefParams, make_belief
 from ..core.errors import SlateRLError
 from ..core.kernels import squash
-from ..core.params import AgentParams, EnvParams
+from ..core.params import AgentParams, Count, EnvParams, Positive
 from ..play.episodes import Action, Episodes, Policy
 from ..rankers.ranker import RankedPolicy, Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #8f513f4c
+# %% ../../nbs/lib/agents/52_latent.ipynb #162666cf
 def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = False) -> nn.Sequential:
     "Linear, ReLU, linear; with `layer_norm` the hidden layer is normalised."
     norm = [nn.LayerNorm(hidden)] if layer_norm else []
@@ -29,8 +29,8 @@ def one_hidden_layer(inputs: int, hidden: int, outputs: int, layer_norm: bool = 
 
 class LatentParams(AgentParams):
     "Parameters of the actor and its belief."
-    hidden_dim: int
-    pi_lr: float
+    hidden_dim: Count
+    pi_lr: Positive
     belief: BeliefParams
 
 class LatentAgent(Agent):

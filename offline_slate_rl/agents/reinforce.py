@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['returns_to_go', 'OnPolicyParams', 'ReinforceParams', 'ReinforceAgent']
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #c90a7088
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #3a80e940
 import math
 from typing import Literal
 
@@ -14,7 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from .latent import LatentAgent, LatentParams
-from ..core.params import AGENTS, AgentParams, EnvParams
+from ..core.params import AGENTS, AgentParams, EnvParams, Positive
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 
@@ -27,7 +27,7 @@ def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:  # (n, H) -> (n, H)
         returns[:, t] = following
     return returns
 
-# %% ../../nbs/lib/agents/54_reinforce.ipynb #69ef2e4d
+# %% ../../nbs/lib/agents/54_reinforce.ipynb #1cf41549
 class OnPolicyParams(AgentParams):
     "Of an agent that learns from the episode just played."
 
@@ -45,7 +45,7 @@ class OnPolicyParams(AgentParams):
 
 class ReinforceParams(LatentParams, OnPolicyParams):
     algorithm: Literal['REINFORCE']
-    std: float
+    std: Positive
 
 # %% ../../nbs/lib/agents/54_reinforce.ipynb #e575602c
 @AGENTS.register('REINFORCE')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SACBeliefParams', 'SACParams', 'SACAgent']
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #c798b7c0
+# %% ../../nbs/lib/agents/53_sac.ipynb #fc96a18b
 import copy, math
 from typing import Literal
 
@@ -17,26 +17,26 @@ from .agent import largest_value
 from .belief import BeliefParams, make_belief, scan_beliefs
 from .latent import LatentAgent, LatentParams, one_hidden_layer
 from ..core.kernels import squash
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, Positive, Rate
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #a748abe0
+# %% ../../nbs/lib/agents/53_sac.ipynb #a89ddf1e
 class SACBeliefParams(BeliefParams):
     shared: bool = False  # one belief for actor and critics, learnt by the critics alone
 
 class SACParams(LatentParams):
     algorithm: Literal['SAC']
     belief: SACBeliefParams
-    q_lr: float
-    tau: float
-    target_update_frequency: int
+    q_lr: Positive
+    tau: Rate
+    target_update_frequency: Count
     automatic_entropy: bool
     target_entropy: float
-    alpha: float
-    alpha_lr: float
+    alpha: Positive
+    alpha_lr: Positive
     timeout_is_terminal: bool
-    mean_bound: float|None
+    mean_bound: Positive|None
     layer_norm: bool
 
 @AGENTS.register('SAC')

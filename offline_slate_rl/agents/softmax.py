@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SoftMaxParams', 'SoftMaxAgent', 'SoftMaxPolicy', 'top_k_factor']
 
-# %% ../../nbs/lib/agents/56_softmax.ipynb #e17d9114
+# %% ../../nbs/lib/agents/56_softmax.ipynb #d132bcad
 from typing import Literal
 
 import torch, torch.nn.functional as F
@@ -16,15 +16,15 @@ from .agent import largest_value
 from .items import ItemAgent, ItemParams, ItemPolicy
 from .latent import one_hidden_layer
 from .reinforce import OnPolicyParams, returns_to_go
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, EnvParams, Positive
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/56_softmax.ipynb #6f0b5fe9
+# %% ../../nbs/lib/agents/56_softmax.ipynb #71592d78
 class SoftMaxParams(ItemParams, OnPolicyParams):
     algorithm: Literal['SoftMax']
-    pi_lr: float
+    pi_lr: Positive
     top_k_correction: bool
     baseline: bool
 

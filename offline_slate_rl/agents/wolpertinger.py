@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['STATES_AT_ONCE', 'chosen_slates', 'WolpertingerParams', 'WolpertingerAgent', 'WolpertingerPolicy']
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #773c3ca2
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #4b9b7c48
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from fastcore.basics import patch
-from pydantic import Field
 from torch import Tensor, nn
 
 from .latent import LatentPolicy
 from .sac import SACAgent, SACParams
 from ..core.errors import SlateRLError
 from ..core.kernels import squash
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams
 from ..play.episodes import Action, Episodes
 from ..rankers.item_rankers import KNN
 from ..rankers.ranker import Ranker
@@ -71,10 +70,10 @@ def _values(critic: nn.Sequential,
     of_items = last.bias - items @ (minus @ last.weight[0])  # w share + b
     return values.add_(of_items.index_select(0, rows)).view(n, k)
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #3fc5cf50
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #710d3da6
 class WolpertingerParams(SACParams):
     algorithm: Literal['Wolpertinger']
-    neighbours: int = Field(ge=1)  # candidates of each slot
+    neighbours: Count  # candidates of each slot
     layer_norm: Literal[False]
 
 @AGENTS.register('Wolpertinger')

@@ -6,38 +6,37 @@
 __all__ = ['approvals_path', 'approvals', 'approve_command', 'approved_way', 'approval_of', 'approve', 'required_approval',
            'approval_state']
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #ec538b8c
-import getpass, json, os, shlex
+# %% ../../nbs/lib/collection/72_approval.ipynb #d0d550db
+import getpass, json, os
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from .behaviours import Behaviour
 from .inspection import Inspection, inspect_checkpoint
+from ..core.basics import papermill_arguments, shell_options
 from ..core.errors import RefusedError, SlateRLError
+from ..core.files import one_writer, read_json, write_json
+from ..core.manifests import Approval
 from ..core.params import Params
-from ..core.store import write_text
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #c3032100
+# %% ../../nbs/lib/collection/72_approval.ipynb #775adf1a
 def approvals_path(params: Params, quality: str) -> Path:
     return params.outputs/'approvals'/params.env.label/f'{quality}.json'
 
-def approvals(params: Params, quality: str) -> dict[str, dict]:
+def approvals(params: Params, quality: str) -> dict[str, dict[str, Any]]:
     "Every approval of a quality, by checkpoint and how it is played."
     path = approvals_path(params, quality)
     if not path.is_file(): return {}
-    try: records = json.loads(path.read_text())
-    except ValueError: records = None
-    if isinstance(records, dict): return records
-    raise SlateRLError(f"The approvals in {path} are not readable. Move the file away and approve again: "
-                       f"{approve_command(params, quality)}")
+    mend = f"Move the file away and approve again: {approve_command(params, quality)}"
+    return read_json(path, dict[str, Approval], 'The file of approvals', mend)
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #c685f6cd
+# %% ../../nbs/lib/collection/72_approval.ipynb #10f955c6
 def approve_command(params: Params, quality: str, model_checkpoint: str = '') -> str:
     "The line that approves; how the checkpoint is played is among its overrides."
-    options = dict(scale=params.scale, agent=params.agent_name, seed=params.seed)
-    if model_checkpoint: options['model-checkpoint'] = model_checkpoint
-    if params.overrides: options['overrides'] = json.dumps(params.overrides)
-    given = ' '.join(f'--{name} {shlex.quote(str(value))}' for name, value in options.items())
+    overrides = json.dumps(params.overrides) if params.overrides else None
+    given = shell_options(scale=params.scale, agent=params.agent_name, seed=params.seed,
+                          model_checkpoint=model_checkpoint, overrides=overrides)
     return f'slate-rl approve {params.env.name} {quality} {given} --note "..."'
 
 # %% ../../nbs/lib/collection/72_approval.ipynb #ed75b2f5
@@ -53,7 +52,7 @@ def approval_of(params: Params, quality: str, behaviour: Behaviour) -> dict|None
         if all(record.get(key) == value for key, value in asked.items()): return record
     return None
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #24af723f
+# %% ../../nbs/lib/collection/72_approval.ipynb #a42f9784
 def approve(params: Params, quality: str = 'medium',
             note: str = '',                      # why; needed against a blocking verdict
             by: str = '',                        # who; the login where empty
@@ -72,8 +71,8 @@ def approve(params: Params, quality: str = 'medium',
     record = dict(checkpoint=checkpoint.recipe['checkpoint'], file=checkpoint.path.name,
                   **approved_way(seen.behaviour), how=how,
                   by='auto' if auto else by or _login(), when=when, note=note, auto=auto, figures=seen.figures)
-    records = approvals(params, quality) | {f'{checkpoint.sha256} {how}': record}
-    write_text(approvals_path(params, quality), json.dumps(records, indent=1))
+    path = approvals_path(params, quality)
+    with one_writer(path): write_json(path, approvals(params, quality) | {f'{checkpoint.sha256} {how}': record})
     return record
 
 def _check_note(seen: Inspection, note: str, auto: bool, command: str):
@@ -85,13 +84,13 @@ def _login() -> str:
     try: return getpass.getuser()
     except (KeyError, OSError): return f'uid {os.getuid()}'  # a container's user without a name
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #4a8a09b7
+# %% ../../nbs/lib/collection/72_approval.ipynb #95166884
 def required_approval(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> dict:
     "The approval of this checkpoint played in this way, or an error with the command that gives it."
     if found := approval_of(params, quality, behaviour): return found
     file, others = behaviour.checkpoint.path.name, _other_approvals(params, quality, behaviour)
-    look = f'papermill nbs/25_inspect.ipynb {params.arguments()} -p quality {quality}'
-    if model_checkpoint: look += f' -p model_checkpoint {model_checkpoint}'
+    which = papermill_arguments(quality=quality, model_checkpoint=model_checkpoint)
+    look = f'papermill nbs/25_inspect.ipynb {params.arguments()} {which}'
     raise RefusedError(f"{file} has no approval to collect {quality} data by {behaviour.how}.{others} "
                        f"Look at it (`{look}`), then: {approve_command(params, quality, model_checkpoint)}")
 

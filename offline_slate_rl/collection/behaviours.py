@@ -6,10 +6,10 @@
 __all__ = ['OWN', 'LOGGING_EPSILON', 'NO_POLICY', 'quality_step', 'quality_checkpoint', 'playing', 'Behaviour', 'Described',
            'described', 'find_behaviour', 'find_buffer', 'recorded_behaviour']
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #a39de16b
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #6fa74c06
 from dataclasses import dataclass
-from pathlib import Path
 
+from ..core.basics import expanded
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.params import BEHAVIOURS, QUALITIES, EnvParams, Params
 from ..core.store import Artifact, load_artifact, matching
@@ -21,7 +21,7 @@ from ..training.checkpoints import (artifact_of, find_checkpoint, load_agent, ru
                                                    target_name, train_command)
 from ..training.encoders import encoder_space, ranker_space
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #6f63b601
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #9a65f805
 OWN = dict(random='random', medium='agent', expert='agent', replay='replay',  # behaviour of each quality
            oracle='short-term-oracle')
 
@@ -40,7 +40,7 @@ def quality_checkpoint(params: Params, quality: str,
 
 def _checkpoint(params: Params, name_or_path: str) -> Artifact:
     if not name_or_path.endswith('.ckpt'): return find_checkpoint(params, name_or_path)
-    artifact = load_artifact(Path(name_or_path).expanduser(), 'checkpoint')
+    artifact = load_artifact(expanded(name_or_path), 'checkpoint')
     if artifact.recipe['env'] != params.env.recipe():
         raise SlateRLError(f"{name_or_path} was trained in another environment, {artifact.recipe['env']['name']}; "
                            f"{params.env.label} is asked.")

@@ -6,7 +6,7 @@
 __all__ = ['APPROVALS', 'met_users', 'dataset_name', 'dataset_path', 'dataset_recipe', 'collecting', 'collect_dataset',
            'verify_command', 'collection_params']
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #bcb0187e
+# %% ../../nbs/lib/collection/73_collect.ipynb #d124f841
 import shlex
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Callable
 from .approval import approval_of, approve, required_approval
 from .behaviours import OWN, Behaviour, Described, described, find_behaviour, quality_step
 from .inspection import select
+from ..core.basics import expanded
 from ..core.errors import SlateRLError, nearest
+from ..core.files import fitting
 from ..core.params import Params, load_params
 from ..core.store import Artifact, made_or_reused, one_thread, provenance, save_artifact, stage_log
 from ..data.buffer import Seen, seen_blocks, steps_of
@@ -33,7 +35,7 @@ def met_users(params: Params, quality: str, behaviour: Behaviour) -> dict:
     seen = behaviour.seen.last(most)
     return seen.users | dict(num_trajectories=len(seen))
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #90ea54a2
+# %% ../../nbs/lib/collection/73_collect.ipynb #756fc60c
 def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> str:
     "Name of a dataset's file."
     usual, collection = load_params(params.env.name, scale=params.scale), params.collection
@@ -56,13 +58,13 @@ def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_check
     variant = params.variant('agent', 'gems', 'mf', 'click_model', 'logged', 'collection', but=in_words)
     suffix = ''.join(f'_{key}-{value}' for key, value in unusual.items())
     number = met_users(params, quality, behaviour)['num_trajectories']
-    return f"{params.env.label}_{quality}_{number}traj{variant}{suffix}.h5"
+    return fitting(f"{params.env.label}_{quality}_{number}traj{variant}{suffix}.h5")
 
 def dataset_path(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '',
                  output_path: str = '') -> Path:
     "Where a dataset goes: `output_path` is a file (.h5) or a folder; empty is the quality's folder."
-    if output_path.endswith('.h5'): return Path(output_path).expanduser()
-    folder = Path(output_path).expanduser() if output_path else dataset_folder(params.scale, quality)
+    if output_path.endswith('.h5'): return expanded(output_path)
+    folder = expanded(output_path) if output_path else dataset_folder(params.scale, quality)
     return folder/dataset_name(params, quality, behaviour, model_checkpoint)
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #656d36fa
@@ -97,7 +99,7 @@ def _complete(path: Path, params: Params, behaviour: Behaviour, recipe: dict, re
         write_dataset(temporary, seen_blocks(seen, params.env, encoder, size), number, attributes, dict(user_ids=users))
     return save_artifact(path, write, 'dataset', recipe, recorded)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #b3f51fd3
+# %% ../../nbs/lib/collection/73_collect.ipynb #686af94e
 APPROVALS = 'required', 'auto'
 
 @one_thread()
@@ -117,12 +119,15 @@ def collect_dataset(params: Params, quality: str,
     of, collection = described(plays), params.collection
     recipe = dataset_recipe(params, quality, plays, of)
     path = dataset_path(params, quality, plays, model_checkpoint, output_path)
+    check_request(path, params.env, recipe['num_trajectories'], recipe['block_size'], collection.workers)
     command = collect_command(params.env.name, quality, params.scale, params.agent_name, params.seed, params.overrides,
                               behaviour=behaviour, model_checkpoint=model_checkpoint, output_path=output_path)
     recorded = provenance(command, params=params.model_dump(), workers=collection.workers, approval=approved)
     if scores is not None: recorded['scores'] = {step: round(score, 2) for step, score in scores.score.items()}
     make = collecting(path, params, quality, plays, recipe, recorded)
-    with stage_log(params.outputs, params.env.label, f'30_collect_{quality}', command) as say:
+    log = params.log_name(f'30_collect_{quality}', 'collection', behaviour=behaviour, model_checkpoint=model_checkpoint,
+                          output_path=output_path)
+    with stage_log(params.outputs, params.env.label, log, command) as say:
         if plays.seen is not None: say(_told(recipe, plays.seen))
         return made_or_reused(path, 'dataset', recipe, make, force, say, bool(output_path))
 

@@ -8,8 +8,8 @@ __all__ = ['VIEWS', 'WRITERS', 'LOAD', 'references', 'about', 'about_json', 'see
            'minari_spaces', 'minari_episode', 'import_minari', 'played_by', 'minari_metadata', 'write_minari',
            'atomic_folder', 'export_path', 'export_dataset', 'export_notes', 'load_line']
 
-# %% ../../nbs/lib/collection/78_export.ipynb #788d2fb3
-import copy, importlib.util, json, os, shutil, uuid
+# %% ../../nbs/lib/collection/78_export.ipynb #1e06824f
+import copy, importlib.util, json, os, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Iterator
 import gymnasium, numpy as np, torch
 from gymnasium import spaces
 
+from ..core.basics import expanded
 from ..core.errors import SlateRLError, nearest
+from ..core.files import (atomic, one_writer, require_space, sha256_file, sweep, temporary_path,
+                                         writing)
 from ..core.params import EnvParams, registry
-from ..core.store import atomic
-from ..data.datasets import Dataset
+from ..data.datasets import Dataset, whole_type
 from ..data.loading import is_replay, load_dataset
 from ..play.episodes import Episodes
 from ..play.worlds import reference
@@ -29,13 +31,14 @@ from ..training.encoders import recorded_env
 from ..training.latent_env import latent_spec
 from ..world.gymnasium_env import action_space, gymnasium_id, observation_space
 
-# %% ../../nbs/lib/collection/78_export.ipynb #c1ab2a7c
+# %% ../../nbs/lib/collection/78_export.ipynb #fd065bec
 def references(env: EnvParams) -> dict|None:
     "The committed reference returns; an environment on somebody's item table has none."
     return None if env.item_embeddings else reference(env)
 
 def about(dataset: Dataset, **more) -> dict:
     "Where an export comes from: equal for equal datasets, wherever they lie."
+    more = {key: value for key, value in more.items() if value}
     made_by = f"offline-slate-rl {version('offline-slate-rl')}"
     derived = dict(derived=[artifact.recipe for artifact in dataset.derived]) if dataset.derived else {}
     return dict(made_by=made_by, sha256=dataset.artifact.sha256, recipe=dataset.recipe, privileged=dataset.privileged,
@@ -44,7 +47,7 @@ def about(dataset: Dataset, **more) -> dict:
 def about_json(dataset: Dataset, **more) -> str:
     return json.dumps(about(dataset, **more), sort_keys=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #0b7ad1e4
+# %% ../../nbs/lib/collection/78_export.ipynb #f069ff93
 VIEWS = 'slate', 'latent'
 
 def seen_and_done(episodes: Episodes, view: str) -> tuple[torch.Tensor|None, torch.Tensor|None]:
@@ -57,7 +60,7 @@ def columns(episodes: Episodes, first: int, view: str = 'latent', oracle: bool =
     "D4RL's keys and ours, each (n, H, ...); `first` is the number of the first episode."
     n, horizon = episodes.rewards.shape
     numbers = torch.arange(first, first + n, dtype=torch.int32)[:, None].expand(n, horizon)
-    timesteps = torch.arange(horizon, dtype=torch.int16).expand(n, horizon)
+    timesteps = torch.arange(horizon, dtype=getattr(torch, whole_type('timesteps', horizon))).expand(n, horizon)
     found = dict(rewards=episodes.rewards, terminals=episodes.terminals, timeouts=episodes.timeouts,
                  slates=episodes.slates[:, 1:], clicks=episodes.clicks[:, 1:], episode_ids=numbers, timesteps=timesteps)
     of_actions = view == 'latent' or episodes.latents is None  # log_probs are those of latents, where there are any
@@ -87,7 +90,7 @@ def parts(dataset: Dataset, view: str, oracle: bool) -> Iterator[tuple[dict, dic
     for first, episodes in blocks(dataset):
         yield columns(episodes, first, view, oracle), per_episode(dataset, first, episodes, oracle)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #c45ae188
+# %% ../../nbs/lib/collection/78_export.ipynb #cefd667d
 def write_npz(dataset: Dataset, path: Path, view: str, oracle: bool):
     found = {}
     for many, once in parts(dataset, view, oracle):
@@ -95,18 +98,19 @@ def write_npz(dataset: Dataset, path: Path, view: str, oracle: bool):
         for key, values in (transitions | once).items(): found.setdefault(key, []).append(values)
     arrays = {key: np.concatenate(of_blocks) for key, of_blocks in found.items()}
     with open(path, 'wb') as file:
-        np.savez_compressed(file, about=np.array(about_json(dataset, view=view)), **arrays)
+        np.savez_compressed(file, about=np.array(about_json(dataset, view=view, oracle=oracle)), **arrays)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #a91a288e
+# %% ../../nbs/lib/collection/78_export.ipynb #3e37d13e
 def write_lists(dataset: Dataset, path: Path, view: str, oracle: bool):
     import pandas as pd
     lists = {}
     for many, once in parts(dataset, view, oracle):
         for key, values in (many | once).items():
             lists.setdefault(key, []).extend(of_episode.copy() for of_episode in values)
-    pd.to_pickle(lists | dict(metadata=about(dataset, view=view)), path, compression=None, protocol=4)
+    metadata = json.loads(about_json(dataset, view=view, oracle=oracle))  # plain dicts
+    pd.to_pickle(lists | dict(metadata=metadata), path, compression=None, protocol=4)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #a899b223
+# %% ../../nbs/lib/collection/78_export.ipynb #a502b871
 def _arrow(values: np.ndarray):
     "(n, H, ...) as an Arrow column of n*H values or fixed-size lists."
     import pyarrow as pa
@@ -130,7 +134,7 @@ def write_parquet(dataset: Dataset, path: Path, view: str, oracle: bool):
         for many, once in parts(dataset, view, oracle):
             table = _table(many, once)
             if writer is None:
-                schema = table.schema.with_metadata({'offline_slate_rl': about_json(dataset)})
+                schema = table.schema.with_metadata({'offline_slate_rl': about_json(dataset, oracle=oracle)})
                 writer = pq.ParquetWriter(path, schema, compression='zstd')
             writer.write_table(table)
     finally:
@@ -177,7 +181,7 @@ def minari_spaces(dataset: Dataset, view: str) -> tuple[spaces.Space, spaces.Spa
     seen, done = seen_and_done(dataset.episodes(0, 1), view)
     return tuple(spaces.Box(-np.inf, np.inf, (vectors.shape[-1],), np.float32) for vectors in (seen, done))
 
-# %% ../../nbs/lib/collection/78_export.ipynb #ec4ba48f
+# %% ../../nbs/lib/collection/78_export.ipynb #50ca6502
 def minari_episode(episodes: Episodes, row: int, view: str, oracle: bool) -> dict:
     "One episode by Minari's names."
     slates, clicks = episodes.slates[row].long().numpy(), episodes.clicks[row].to(torch.int8).numpy()
@@ -192,6 +196,10 @@ def minari_episode(episodes: Episodes, row: int, view: str, oracle: bool) -> dic
     return dict(observations=observations, actions=actions, rewards=episodes.rewards[row].numpy(),
                 terminations=episodes.terminals[row].numpy(), truncations=episodes.timeouts[row].numpy(), infos=infos)
 
+def _size(arrays) -> int:
+    "Bytes of nested arrays."
+    return sum(map(_size, arrays.values())) if isinstance(arrays, dict) else arrays.nbytes
+
 def import_minari():
     "Minari, or an error that says how to get it."
     if not importlib.util.find_spec('minari'):
@@ -200,21 +208,21 @@ def import_minari():
     import minari
     return minari
 
-# %% ../../nbs/lib/collection/78_export.ipynb #67cc8929
+# %% ../../nbs/lib/collection/78_export.ipynb #dce26b72
 def played_by(dataset: Dataset) -> str:
     "Who played a dataset, in words."
     who = dataset.recipe['behaviour']
     if 'agent' not in who: return who['name']
     return f"{who['agent']}{', its training,' if is_replay(dataset.recipe) else ''} after {who['steps']} steps"
 
-def minari_metadata(dataset: Dataset, view: str) -> dict:
+def minari_metadata(dataset: Dataset, view: str, oracle: bool) -> dict:
     "What Minari asks of a dataset, and where it comes from."
     recipe, returns = dataset.recipe, references(recorded_env(dataset))
     quality, env = recipe['quality'], recipe['env']['name']
     found = dict(dataset_id=minari_id(dataset, view), minari_version=import_minari().__version__,
                  author={'offline-slate-rl'}, algorithm_name=played_by(dataset),
                  description=f"{quality} quality in {env}: slates of recommended items, and clicks on them.",
-                 offline_slate_rl=about(dataset, view=view))
+                 offline_slate_rl=about(dataset, view=view, oracle=oracle))
     if not returns: return found
     return found | dict(ref_min_score=float(returns['random']), ref_max_score=float(returns['expert']))
 
@@ -224,9 +232,10 @@ def write_minari(dataset: Dataset, folder: Path, view: str, oracle: bool):
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
     (folder/'data').mkdir(parents=True)
+    require_space(folder, len(dataset)*_size(minari_episode(dataset.episodes(0, 1), 0, view, oracle)))
     spec = recoverable(dataset, view)[0]
     storage = MinariStorage.new(folder/'data', *minari_spaces(dataset, view), spec)
-    storage.update_metadata(minari_metadata(dataset, view))
+    storage.update_metadata(minari_metadata(dataset, view, oracle))
     if spec and view == 'latent':
         storage.update_metadata(dict(eval_env_spec=latent_spec(dataset, 'test').to_json()))
     def buffers() -> Iterator[EpisodeBuffer]:
@@ -235,48 +244,55 @@ def write_minari(dataset: Dataset, folder: Path, view: str, oracle: bool):
     storage.update_episodes(buffers())
     storage.update_episode_metadata(dict(user_id=int(user)) for user in dataset.user_ids)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #92f901e6
+# %% ../../nbs/lib/collection/78_export.ipynb #4ab198c2
 WRITERS = dict(minari=write_minari, npz=write_npz, parquet=write_parquet, pkl=write_lists)
 
 @contextmanager
 def atomic_folder(path: Path):
     "Yield a temporary folder; when the block ends well it becomes `path`, otherwise it goes."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp')
-    old = temporary.with_suffix('.old')
+    temporary, old = temporary_path(path), temporary_path(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.rglob('*'):
-            if file.is_file():
-                with open(file, 'rb') as f: os.fsync(f.fileno())
-        if path.exists(): os.replace(path, old)
-        os.replace(temporary, path)
+        with writing(path, temporary):
+            temporary.mkdir(parents=True)
+            sweep(path.parent)
+            yield temporary
+            for file in temporary.rglob('*'):
+                if file.is_file():
+                    with open(file, 'rb') as f: os.fsync(f.fileno())
+            if path.exists(): os.replace(path, old)
+            os.replace(temporary, path)
     finally:
         for folder in temporary, old: shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #33cbaca6
+# %% ../../nbs/lib/collection/78_export.ipynb #019936af
 def export_path(dataset: Dataset, to: str, output: str, view: str) -> Path:
     "Where an export goes. Minari's is absolute, since Minari measures no folder of a relative path."
     if to == 'minari':
-        usual = os.environ.get('MINARI_DATASETS_PATH') or Path.home()/'.minari'/'datasets'
-        return Path(output or usual).expanduser().resolve()/minari_id(dataset, view)
+        usual = os.environ.get('MINARI_DATASETS_PATH') or '~/.minari/datasets'
+        return expanded(output or usual).resolve()/minari_id(dataset, view)
     name = f"{export_stem(dataset)}{'_slate' if view == 'slate' else ''}.{to}"
     if not output: return dataset.path.with_name(name)
-    path = Path(output).expanduser().resolve()
+    path = expanded(output).resolve()
     return path if output.endswith(f'.{to}') else path/name
 
-def _target(dataset: Dataset, to: str, output: str, view: str, force: bool) -> Path:
-    "Where an export goes, if it can be written there."
-    target = export_path(dataset, to, output, view)
-    if target.exists() and not force:
-        raise SlateRLError(f"{target} exists. Replace it with --force, or give another --output.")
-    for parent in target.parents:
-        if parent.is_file():
-            raise SlateRLError(f"{target} cannot be written: {parent} is a file, not a folder. Give another --output.")
-    return target
+# %% ../../nbs/lib/collection/78_export.ipynb #5470116e
+def _told_by(target: Path, to: str) -> dict:
+    "What an export says of itself; empty where it says nothing that can be read."
+    try:
+        if to == 'npz':
+            with np.load(target, allow_pickle=False) as arrays: return json.loads(str(arrays['about']))
+        if to == 'parquet':
+            import pyarrow.parquet as pq
+            return json.loads(pq.read_schema(target).metadata[b'offline_slate_rl'])
+        from minari.dataset.minari_storage import MinariStorage
+        return MinariStorage.read_raw_metadata(target/'data')['offline_slate_rl']
+    except Exception: return {}  # whatever it is, it is not this export
 
-# %% ../../nbs/lib/collection/78_export.ipynb #932f96d9
+def _keep_other(target: Path, same: bool):
+    "An error where something else than this export is in its place."
+    if not same: raise SlateRLError(f"{target} exists. Replace it with --force, or give another --output.")
+
+# %% ../../nbs/lib/collection/78_export.ipynb #7bcf3ebc
 def _checked_format(to: str, view: str):
     "An error for what cannot be asked."
     for given, valid, what in (to, WRITERS, 'format'), (view or 'slate', VIEWS, 'view'):
@@ -311,9 +327,19 @@ def export_dataset(path: Path, to: str,
     dataset = load_dataset(Path(path), belief=belief)
     view = view or ('slate' if to == 'minari' else 'latent')
     _check_holds(dataset, to, view, oracle)
-    target = _target(dataset, to, output, view, force)
+    target = export_path(dataset, to, output, view)
+    with one_writer(target): return _write_export(dataset, target, to, view, oracle, force)
+
+def _write_export(dataset: Dataset, target: Path, to: str, view: str, oracle: bool, force: bool) -> Path:
+    "Write an export, unless it is there."
+    if target.exists() and not force and to != 'pkl':
+        told = about(dataset, **({} if to == 'parquet' else dict(view=view)), oracle=oracle)
+        _keep_other(target, _told_by(target, to) == json.loads(json.dumps(told)))
+        return target
     whole = atomic_folder if to == 'minari' else atomic
-    with whole(target) as temporary: WRITERS[to](dataset, temporary, view, oracle)
+    with whole(target) as temporary:
+        WRITERS[to](dataset, temporary, view, oracle)
+        if target.exists() and not force: _keep_other(target, sha256_file(temporary) == sha256_file(target))
     return target
 
 # %% ../../nbs/lib/collection/78_export.ipynb #5b433c90

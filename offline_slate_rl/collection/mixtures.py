@@ -6,7 +6,7 @@
 __all__ = ['NAME_ONE', 'OF_SOURCE', 'GATHER', 'mixture_shares', 'mixture_counts', 'mixture_name', 'mixture_plan', 'Mixture',
            'check_sources', 'Latents', 'mixture_recipe', 'mixture_blocks', 'mixture_command', 'mix', 'replayed']
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #e8bce60d
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #79e42418
 import json, shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +24,7 @@ from ..core.params import EnvParams, Params, canonical, checked_seed, short_hash
 from ..core.store import (Artifact, flatten, made_or_reused, one_thread, provenance, save_artifact,
                                          stage_log)
 from ..core.streams import stream
-from ..data.datasets import Dataset, user_ids, users_of, write_dataset
+from ..data.datasets import Dataset, user_ids, users_of, whole_type, write_dataset
 from ..data.loading import MIXED, dataset_folder
 from ..play.episodes import Episodes, rollout
 from ..play.policies import Scripted
@@ -57,12 +57,12 @@ def mixture_name(shares: dict[str, Fraction]) -> str:
     "A mixture's name: what it is of, in percent."
     return MIXED + '_'.join(f'{name}{100*float(share):.4g}' for name, share in shares.items())
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #46f293f5
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #eb5dd99c
 def mixture_plan(sizes: list[int], counts: list[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Source and episode in it, for each episode of the mixture."
-    every = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
+    every = np.repeat(np.arange(len(counts), dtype=whole_type('sources', len(counts))), counts)
     sources = stream(seed, 'mixture').permutation(every)
-    episodes = np.empty(len(sources), np.int32)
+    episodes = np.empty(len(sources), whole_type('source_episodes', max(sizes)))
     for number, (size, count) in enumerate(zip(sizes, counts)):
         episodes[sources == number] = stream(seed, f'mixture/{number}').permutation(size)[:count]
     return sources, episodes
@@ -332,7 +332,7 @@ def _differs(again: Episodes, played: Episodes) -> str:
     if played.users is None: return ''
     return '' if (again.users - played.users).abs().max() < 1e-5 else 'another user'
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #6fe11bd7
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #2bc8ba38
 @one_thread()
 def replayed(dataset: Dataset, env: EnvParams,
              rows: np.ndarray,  # numbers of episodes
@@ -345,8 +345,8 @@ def replayed(dataset: Dataset, env: EnvParams,
         for block in np.unique(blocks[sources == number]):
             here = np.flatnonzero((sources == number) & (blocks == block))
             where = f"in episodes {rows[here].tolist()} from {of['quality']}"
-            ids = user_ids(of['seed'], of['users'], of.get('first_episode', 0), int(episodes[here].max()) + 1)
-            if not np.array_equal(ids[episodes[here]], users[here]): return f'other user ids {where}'
+            first = user_ids(of['seed'], of['users'], of.get('first_episode', 0), 1)
+            if not np.array_equal(first + episodes[here], users[here]): return f'other user ids {where}'
             played, at = dataset.take(rows[here]), episodes[here] % of['block_size']
             again = _replayed_block(of, env, int(block), at, played)
             if wrong := _differs(again, played): return f'{wrong} {where}'

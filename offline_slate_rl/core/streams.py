@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['stream_key', 'stream', 'torch_seed', 'torch_seeded']
 
-# %% ../../nbs/lib/core/03_streams.ipynb #b99e4d5b
+# %% ../../nbs/lib/core/03_streams.ipynb #126adb37
 import contextlib, hashlib
 
 import numpy as np, torch
 
-from .params import checked_seed
+from .basics import checked_seed
 
 # %% ../../nbs/lib/core/03_streams.ipynb #1b44e598
 def stream_key(seed: int, purpose: str) -> np.ndarray:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['steps_of', 'Seen', 'load_seen', 'seen_blocks']
 
-# %% ../../nbs/lib/data/37_buffer.ipynb #0cd95c41
+# %% ../../nbs/lib/data/37_buffer.ipynb #04e5832f
 from dataclasses import dataclass, replace
 from typing import Iterator
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ..core.errors import SlateRLError
+from ..core.files import load_tensors
 from ..core.params import EnvParams
-from ..core.store import Artifact, load_tensors
+from ..core.store import Artifact
 from .asking import Again, replay_fault
 from ..play.episodes import Episodes, rollout
 from ..play.policies import Scripted

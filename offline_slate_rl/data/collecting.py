@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Collection', 'worker_count', 'check_request', 'collect']
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #48a372d1
-import json, multiprocessing, os, shutil, threading
+# %% ../../nbs/lib/data/31_collecting.ipynb #5fd488ff
+import contextlib, json, multiprocessing, os, shutil, signal, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ from typing import Callable, Iterator
 import torch
 from tqdm import tqdm
 
-from ..core.errors import SlateRLError
+from ..core.errors import DamagedError, SlateRLError
+from ..core.files import (LONGEST, atomic, fitting, load_tensors, one_writer, save_tensors, tell_once,
+                                         write_text, writing)
 from ..core.params import EnvParams, checked_seed
-from ..core.store import (Artifact, atomic, available_cores, keep_freed_memory, load_tensors, one_thread,
-                                         save_artifact, save_tensors, write_text)
+from ..core.store import Artifact, available_cores, keep_freed_memory, one_thread, save_artifact
 from .datasets import user_ids, write_dataset
 from ..play.episodes import Episodes, Policy, rollout
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #640b0f2b
+# %% ../../nbs/lib/data/31_collecting.ipynb #3acb80dc
 @dataclass(frozen=True)
 class Collection:
     "Episodes to be played, cut into blocks: each block becomes a file in `folder`."
@@ -55,19 +56,34 @@ class Collection:
                            self.deterministic, self.oracle)
         with atomic(self.file(block)) as temporary: save_tensors(dict(episodes.items()), temporary)
 
+    def block(self, block: int) -> Episodes:
+        "A block that was played; an error where its file is not what `play` writes."
+        content = load_tensors(self.file(block))
+        try: episodes = Episodes(**content)
+        except TypeError: raise DamagedError(f"{self.file(block)} holds no episodes.") from None
+        if len(episodes) == self.block_size: return episodes
+        raise DamagedError(f"{self.file(block)} holds {len(episodes)} episodes; {self.block_size} were expected.")
+
+    @one_thread()
+    def whole_block(self, block: int) -> Episodes:
+        "A block that was played; played again where its file cannot be read."
+        try: return self.block(block)
+        except DamagedError as error: tell_once(f'Played again: {error}')
+        self.play(block, *self.players())
+        return self.block(block)
+
     def blocks(self) -> Iterator[Episodes]:
         "The blocks that were played, in order; the last one is cut."
         for block in range(self.num_blocks):
-            episodes = Episodes(**load_tensors(self.file(block)))
-            yield episodes[:self.num_trajectories - block*self.block_size]
+            yield self.whole_block(block)[:self.num_trajectories - block*self.block_size]
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #7bdda579
+# %% ../../nbs/lib/data/31_collecting.ipynb #9b7e39a5
 def _begin(collection: Collection, recipe: dict):
     "Make the folder of the blocks; blocks of another collection go."
     shape = dict(recipe=recipe, seed=collection.seed, purpose=collection.purpose, block_size=collection.block_size,
                  deterministic=collection.deterministic, oracle=collection.oracle)
     text, written = json.dumps(shape, sort_keys=True), collection.folder/'recipe.json'
-    if written.is_file() and written.read_text() == text: return
+    if written.is_file() and written.read_bytes() == text.encode(): return
     shutil.rmtree(collection.folder, ignore_errors=True)
     write_text(written, text)
 
@@ -95,12 +111,21 @@ def _play_in_worker(collection: Collection, block: int):
     if not _players: _players.extend(collection.players())
     collection.play(block, *_players)
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #0c62940f
+# %% ../../nbs/lib/data/31_collecting.ipynb #1b790c2e
+@contextlib.contextmanager
+def _deaf():
+    "Inside, Ctrl-C is not heard, nor ever by the processes that are started: they end with this one."
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread may
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try: yield
+    finally:
+        if is_main: signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
 def _play_in_workers(collection: Collection, workers: int) -> Iterator[None]:
     "Play what is missing; yields after each block."
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _start_worker)
     try:
-        futures = [pool.submit(_play_in_worker, collection, block) for block in collection.missing()]
+        with _deaf(): futures = [pool.submit(_play_in_worker, collection, block) for block in collection.missing()]
         for future in as_completed(futures): yield future.result()
     except BrokenProcessPool:
         kept = collection.num_blocks - len(collection.missing())
@@ -125,7 +150,7 @@ def _play(collection: Collection, workers: int, title: str):
     with tqdm(total=total, initial=total - len(missing)*size, unit='episode', desc=title, mininterval=1) as bar:
         for _ in played: bar.update(size)
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #d27ad64b
+# %% ../../nbs/lib/data/31_collecting.ipynb #d15285da
 def check_request(path: Path, env: EnvParams, num_trajectories: int, block_size: int, workers: int = 0):
     "An error for a collection that cannot be made, or not be written."
     least_sizes = ('num_trajectories', num_trajectories, 1), ('block_size', block_size, 1), ('workers', workers, 0)
@@ -135,9 +160,12 @@ def check_request(path: Path, env: EnvParams, num_trajectories: int, block_size:
     for parent in path.parents:
         if parent.is_file():
             raise SlateRLError(f"{path} cannot be written: {parent} is a file, not a folder. Give another output_path.")
+    if len(path.name.encode()) > LONGEST:
+        raise SlateRLError(f"The name {path.name} has {len(path.name.encode())} bytes; "
+                           f"at most {LONGEST} were expected.")
     if path.is_dir(): raise SlateRLError(f"{path} is a folder; the path of a file was expected.")
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #035d7ba6
+# %% ../../nbs/lib/data/31_collecting.ipynb #fed60551
 def collect(path: Path, env: EnvParams,
             make_policy: Callable[[], Policy],  # can be sent to another process: `partial(RandomSlates, 1000)`
             num_trajectories: int,
@@ -151,15 +179,16 @@ def collect(path: Path, env: EnvParams,
            ) -> Artifact:
     "Collect a dataset to `path`, going on where an interrupted collection of the same recipe stopped."
     check_request(path, env, num_trajectories, block_size, workers)
-    folder = path.with_name(f'.{path.name}.blocks')
+    folder = path.with_name(f'.{fitting(path.name, 100)}.blocks')
     collection = Collection(folder, env, make_policy, num_trajectories, block_size, checked_seed(seed), purpose,
                             deterministic, oracle)
     users = user_ids(seed, purpose, 0, num_trajectories)
     attributes = dict(kind=kind, recipe=recipe, **(attributes or {}))
-    _begin(collection, recipe)
-    _play(collection, workers, f'Collecting {path.stem}')
     def write(temporary):
         write_dataset(temporary, collection.blocks(), num_trajectories, attributes, dict(user_ids=users))
-    artifact = save_artifact(path, write, kind, recipe, provenance)
-    shutil.rmtree(folder)
+    with one_writer(path), writing(path):
+        _begin(collection, recipe)
+        _play(collection, workers, f'Collecting {path.stem}')
+        artifact = save_artifact(path, write, kind, recipe, provenance)
+        shutil.rmtree(folder)
     return artifact

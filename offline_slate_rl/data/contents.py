@@ -6,21 +6,22 @@
 __all__ = ['BELIEFS', 'FOLLOWING', 'ROWS', 'expected_arrays', 'schema_faults', 'Part', 'parts', 'item_fault', 'click_fault',
            'number_fault', 'reward_fault', 'end_fault', 'order_fault', 'observation_fault', 'check_rows']
 
-# %% ../../nbs/lib/data/35_contents.ipynb #bdd9f2f1
+# %% ../../nbs/lib/data/35_contents.ipynb #f8fa9f0f
 from dataclasses import dataclass
 from typing import Iterator
 
 import numpy as np, torch
 from torch import Tensor
 
+from ..core.errors import DamagedError
 from ..core.params import EnvParams
 from .checks import Check, skip
-from .datasets import PER_EPISODE, Dataset
+from .datasets import Dataset, rows_of, whole_type
 from ..play.episodes import Episodes, id_dtype
 from ..play.measures import Tally
 from ..world.simulator import TopicRec
 
-# %% ../../nbs/lib/data/35_contents.ipynb #04b5c760
+# %% ../../nbs/lib/data/35_contents.ipynb #ed1b35d4
 BELIEFS = 'observations', 'next_observations', 'final_observations'
 
 def expected_arrays(recipe: dict, env: EnvParams) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -28,9 +29,11 @@ def expected_arrays(recipe: dict, env: EnvParams) -> dict[str, tuple[tuple[int, 
     n, slots, dim, ids = recipe['num_trajectories'], env.slate_size, env.dim, str(id_dtype(env.num_items))
     turns, ids = n*env.episode_length, ids.removeprefix('torch.')
     of_turns = dict(slates=(slots, ids), clicks=(slots, 'uint8'), rewards='float32', terminals='bool', timeouts='bool',
-                    episode_ids='int32', timesteps='int16')
+                    episode_ids=whole_type('episode_ids', n), timesteps=whole_type('timesteps', env.episode_length))
     of_episodes = dict(initial_slates=(slots, ids), initial_clicks=(slots, 'uint8'), user_ids='int64')
-    if 'sources' in recipe: of_episodes |= dict(sources='int8', source_episodes='int32')
+    if 'sources' in recipe:
+        kinds = whole_type('sources', len(recipe['sources'])), 'int32'
+        of_episodes |= dict(zip(('sources', 'source_episodes'), kinds))
     else:
         of_turns |= {'oracle/users': (dim, 'float32'), 'oracle/scores': (slots, 'float32')}
         of_turns |= {'oracle/bored': (env.num_topics, 'bool')}
@@ -40,14 +43,16 @@ def expected_arrays(recipe: dict, env: EnvParams) -> dict[str, tuple[tuple[int, 
     return expected | {key: array(n, kind) for key, kind in of_episodes.items()}
 
 def schema_faults(dataset: Dataset, env: EnvParams) -> list[str]:
-    "What is missing, or of another shape or type."
-    expected, n = expected_arrays(dataset.recipe, env), len(dataset)
-    with dataset.arrays() as arrays: there = {key: (array.shape, str(array.dtype)) for key, array in arrays.items()}
+    "What is missing, or of another shape or type, or what no dataset has."
+    expected, rows = expected_arrays(dataset.recipe, env), rows_of(dataset.recipe)
+    try:
+        with dataset.arrays() as arrays: there = {key: (array.shape, str(array.dtype)) for key, array in arrays.items()}
+    except DamagedError as error: return [str(error)]
     needed = {*expected, *(BELIEFS if there.keys() & {*BELIEFS} else ())}
     faults = [f'{key} is missing' for key in sorted(needed - there.keys())]
     for key, (shape, dtype) in there.items():
-        rows = n if key in PER_EPISODE or key == 'oracle/initial_users' else n*env.episode_length
-        asked = expected.get(key, ((rows, *shape[1:]), dtype))
+        usual = 'bool' if key == 'oracle/bored' else 'float32'
+        asked = expected.get(key, ((rows[key], *shape[1:]), usual))
         if (shape, dtype) != asked: faults.append(f'{key} is {dtype} {shape}, expected {asked[1]} {asked[0]}')
     return faults
 

@@ -9,7 +9,7 @@ __all__ = ['OF_REPLAY', 'TRAINED_BY', 'NAMED', 'DOTTED', 'CHECKPOINT_STEP', 'FIR
            'mix_command', 'derived_path', 'dataset_of', 'dataset_folder', 'datasets_in', 'checked_quality', 'asked_of',
            'run_disagreements', 'find_datasets', 'find_dataset', 'run_params', 'load_dataset']
 
-# %% ../../nbs/lib/data/33_loading.ipynb #08e094e4
+# %% ../../nbs/lib/data/33_loading.ipynb #2e444f4d
 import importlib, json, re, shlex
 from fractions import Fraction
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Callable, Collection
 
 from fastcore.basics import patch
 
+from ..core.basics import expanded
 from ..core.errors import MissingError, Registry, SlateRLError, nearest
 from ..core.params import (BEHAVIOURS, QUALITIES, EnvParams, Params, agent_values, agents, canonical,
                                           checked_seed, default_scale, env_params, load_params, outputs_dir, scales,
@@ -308,12 +309,12 @@ def _known_keys(found: list[Artifact], overrides: dict|None):
     for key in overrides or {}:
         if found and key not in known: raise SlateRLError(f"overrides: unknown key '{key}'. {nearest(key, known)}")
 
-# %% ../../nbs/lib/data/33_loading.ipynb #2a1da4a1
+# %% ../../nbs/lib/data/33_loading.ipynb #43e45fb4
 def _dataset_at(path: Path, quality: str, scale: str, asked: dict, overrides: dict|None) -> Artifact:
     "The dataset at `path`, if it is what is asked."
     if source := dataset_of(path):
         raise SlateRLError(f"{path} holds arrays derived from a dataset. Load that one: load_dataset('{source}', ...).")
-    artifact = load_artifact(path.expanduser(), 'dataset')
+    artifact = load_artifact(expanded(path), 'dataset')
     if artifact.recipe['format'] != FORMAT:
         raise SlateRLError(f"{path} has format {artifact.recipe['format']}; format {FORMAT} was expected. "
                            f"Make it again with force: {artifact.provenance['command']}")

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['imported', 'pretrain_command', 'logged_recipe', 'find_logged', 'log_trajectories']
 
-# %% ../../nbs/lib/data/32_logged.ipynb #4089a710
+# %% ../../nbs/lib/data/32_logged.ipynb #91125ff6
 from functools import partial
-from pathlib import Path
 
+from ..core.basics import expanded
 from ..core.errors import SlateRLError
 from ..core.params import Params
 from ..core.store import (Artifact, differences, find_artifact, load_artifact, made_or_reused,
@@ -16,10 +16,10 @@ from ..core.store import (Artifact, differences, find_artifact, load_artifact, m
 from .collecting import collect
 from ..play.policies import EpsilonGreedyOracle
 
-# %% ../../nbs/lib/data/32_logged.ipynb #88e48095
+# %% ../../nbs/lib/data/32_logged.ipynb #c5dd93d0
 def imported(params: Params, kind: str) -> Artifact:  # kind: 'logged' or 'mf'
     "What `logged.source` or `mf.source` names: imported at this scale, for this very environment."
-    path = Path(getattr(params, kind).source).expanduser()
+    path = expanded(getattr(params, kind).source)
     named = f"{path} ({kind}.source)"
     artifact = load_artifact(path, kind)
     if 'imported' not in artifact.recipe:
@@ -48,7 +48,7 @@ def find_logged(params: Params) -> Artifact:
     "The logged trajectories of these parameters, or an error with the command that makes them."
     return find_artifact(params.outputs/'logged', 'logged', logged_recipe(params), pretrain_command(params))
 
-# %% ../../nbs/lib/data/32_logged.ipynb #e85e944c
+# %% ../../nbs/lib/data/32_logged.ipynb #e648f661
 def log_trajectories(params: Params, force: bool = False) -> Artifact:
     "Trajectories of the logging policy: made, or found."
     if params.logged.source: return imported(params, 'logged')
@@ -60,5 +60,5 @@ def log_trajectories(params: Params, force: bool = False) -> Artifact:
     make_policy = partial(EpsilonGreedyOracle, env.num_items, logged.epsilon)
     make = partial(collect, path, env, make_policy, logged.num_trajectories, logged.seed, 'logged', 'logged', recipe,
                    provenance(command, workers=collection.workers), collection.block_size, collection.workers)
-    with stage_log(params.outputs, env.label, '10_pretrain', command) as say:
+    with stage_log(params.outputs, env.label, params.log_name('10_pretrain'), command) as say:
         return made_or_reused(path, 'logged', recipe, make, force, say)

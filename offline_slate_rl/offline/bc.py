@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['GaussianActor', 'BCParams', 'BCAgent']
 
-# %% ../../nbs/lib/offline/80_bc.ipynb #e39b2c07
+# %% ../../nbs/lib/offline/80_bc.ipynb #62d21a00
 import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, Positive
 from ..rankers.ranker import Ranker
 from ..training.offline import OfflineAgent, OfflineParams, Transitions, mlp
 
@@ -39,11 +39,11 @@ class GaussianActor(nn.Module):
         mean, log_std = self(states)
         return mean if deterministic else (mean + log_std.exp()*normals(mean.shape)).clamp(-1, 1)
 
-# %% ../../nbs/lib/offline/80_bc.ipynb #06accd03
+# %% ../../nbs/lib/offline/80_bc.ipynb #59f43ee5
 class BCParams(OfflineParams):
     algorithm: Literal['BC']
-    hidden_dim: int
-    lr: float
+    hidden_dim: Count
+    lr: Positive
 
 @AGENTS.register('BC')
 class BCAgent(OfflineAgent):

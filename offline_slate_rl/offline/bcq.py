@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ActionVAE', 'divergence', 'soft_minimum', 'BCQParams', 'BCQAgent']
 
-# %% ../../nbs/lib/offline/84_bcq.ipynb #102c50f3
+# %% ../../nbs/lib/offline/84_bcq.ipynb #41e8156d
 from typing import Literal
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, NonNegative, Positive, Share
 from .td3bc import (CriticAgent, CriticParams, adam, descend, polyak, squared_error,
                                             target_network)
 from ..rankers.ranker import Ranker
@@ -45,16 +45,16 @@ def soft_minimum(values: Tensor, pessimism: float) -> Tensor:  # (2, ...) -> (..
     "The smaller of two values with the weight `pessimism`, the larger with the rest."
     return pessimism*values.amin(0) + (1 - pessimism)*values.amax(0)
 
-# %% ../../nbs/lib/offline/84_bcq.ipynb #bb0caf5f
+# %% ../../nbs/lib/offline/84_bcq.ipynb #134c5081
 class BCQParams(CriticParams):
     algorithm: Literal['BCQ']
-    lr: float
-    latent_factor: int
-    latent_bound: float
-    kl_weight: float
-    perturbation: float
-    num_candidates: int
-    pessimism: float
+    lr: Positive
+    latent_factor: Count
+    latent_bound: Positive
+    kl_weight: NonNegative
+    perturbation: NonNegative
+    num_candidates: Count
+    pessimism: Share
 
 @AGENTS.register('BCQ')
 class BCQAgent(CriticAgent):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SquashedActor', 'log_integral', 'CQLParams', 'CQLAgent']
 
-# %% ../../nbs/lib/offline/82_cql.ipynb #c8e6c31a
+# %% ../../nbs/lib/offline/82_cql.ipynb #3212496f
 import math
 from typing import Literal
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.kernels import squash
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, NonNegative, Positive
 from .td3bc import CriticAgent, CriticParams, adam, descend, polyak, squared_error
 from ..rankers.ranker import Ranker
 from ..training.offline import Transitions, mlp
@@ -46,16 +46,16 @@ def log_integral(values: Tensor,         # (..., k, n) Q(s, a_i) of k actions fo
     "Estimate of the log of the integral of exp Q over all actions."
     return (values - log_densities).logsumexp(-2) - math.log(len(log_densities))
 
-# %% ../../nbs/lib/offline/82_cql.ipynb #4e2aae6a
+# %% ../../nbs/lib/offline/82_cql.ipynb #b2160569
 class CQLParams(CriticParams):
     algorithm: Literal['CQL']
-    q_lr: float
-    pi_lr: float
-    temperature: float
-    temperature_lr: float
+    q_lr: Positive
+    pi_lr: Positive
+    temperature: Positive
+    temperature_lr: Positive
     target_entropy: float
-    conservatism: float
-    num_actions: int
+    conservatism: NonNegative
+    num_actions: Count
 
 @AGENTS.register('CQL')
 class CQLAgent(CriticAgent):

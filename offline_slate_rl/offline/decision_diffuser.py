@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cosine_schedule', 'Diffusion', 'Block', 'NoiseModel', 'DDParams', 'DDAgent']
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #d649bb02
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #20e096d7
 import math
 from typing import Literal
 
@@ -13,7 +13,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, NonNegative, Positive, Share
 from ..rankers.ranker import Ranker
 from ..training.offline import DatasetSource, OfflineAgent, OfflineParams, Windows, mlp
 
@@ -95,19 +95,19 @@ class NoiseModel(nn.Module):
         for block in self.blocks: hidden = block(hidden, asked)
         return self.write(hidden).view_as(plans) + self.of_white[steps, None, None]*plans
 
-# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #12d737ec
+# %% ../../nbs/lib/offline/86_decision_diffuser.ipynb #db900411
 class DDParams(OfflineParams):
     algorithm: Literal['DD']
-    plan_length: int          # H, turns
-    diffusion_steps: int      # K
-    hidden_dim: int           # of the model of the noise
-    num_blocks: int
-    inverse_dim: int          # hidden layer of the inverse dynamics
-    lr: float
-    condition_dropout: float  # share of plans learnt without their return
-    guidance: float           # w
-    temperature: float        # of sampling
-    target_quantile: float    # of the returns of the data's plans: what is asked for at play
+    plan_length: Count        # H, turns
+    diffusion_steps: Count    # K
+    hidden_dim: Count         # of the model of the noise
+    num_blocks: Count
+    inverse_dim: Count        # hidden layer of the inverse dynamics
+    lr: Positive
+    condition_dropout: Share  # share of plans learnt without their return
+    guidance: NonNegative     # w
+    temperature: NonNegative  # of sampling
+    target_quantile: Share    # of the returns of the data's plans: what is asked for at play
 
 @AGENTS.register('DD')
 class DDAgent(OfflineAgent):

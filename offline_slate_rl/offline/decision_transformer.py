@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['hidden_tokens', 'DecisionTransformer', 'DTParams', 'DTAgent', 'DTPolicy']
 
-# %% ../../nbs/lib/offline/85_decision_transformer.ipynb #876aab1e
+# %% ../../nbs/lib/offline/85_decision_transformer.ipynb #61de3ccc
 from collections import deque
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Amount, Count, EnvParams, NonNegative, Positive, Share
 from ..rankers.ranker import Ranker
 from ..training.offline import DatasetSource, OfflineAgent, OfflineParams, OfflinePolicy, Windows
 
@@ -60,18 +61,23 @@ class DecisionTransformer(nn.Module):
         at_states = tokens[:, 1::3]
         return torch.tanh(self.predict_action(self.last_norm(at_states)))
 
-# %% ../../nbs/lib/offline/85_decision_transformer.ipynb #4257d493
+# %% ../../nbs/lib/offline/85_decision_transformer.ipynb #cd22178f
 class DTParams(OfflineParams):
     algorithm: Literal['DT']
-    context: int            # K, turns
-    embed_dim: int
-    num_layers: int
-    num_heads: int
-    lr: float
-    warmup: int             # updates
-    weight_decay: float
-    max_grad_norm: float
-    target_quantile: float  # of the data's returns: what is asked for at play
+    context: Count          # K, turns
+    embed_dim: Count
+    num_layers: Count
+    num_heads: Count
+    lr: Positive
+    warmup: Amount          # updates
+    weight_decay: NonNegative
+    max_grad_norm: Positive
+    target_quantile: Share  # of the data's returns: what is asked for at play
+
+    @model_validator(mode='after')
+    def _heads_fit(self):
+        if self.embed_dim % self.num_heads == 0: return self
+        raise ValueError(f"agent.num_heads {self.num_heads} does not divide agent.embed_dim {self.embed_dim}")
 
 @AGENTS.register('DT')
 class DTAgent(OfflineAgent):
@@ -115,7 +121,7 @@ class DTAgent(OfflineAgent):
         optimizer.zero_grad()
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(weights['params'], self.params.max_grad_norm)
-        weights['lr'] = self.params.lr*min(1, (count + 1)/self.params.warmup)
+        weights['lr'] = self.params.lr*min(1, (count + 1)/max(1, self.params.warmup))
         optimizer.step()
         return dict(action_loss=loss.detach(), grad_norm=grad_norm)
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['expectile_loss', 'IQLParams', 'IQLAgent']
 
-# %% ../../nbs/lib/offline/83_iql.ipynb #c917f50f
+# %% ../../nbs/lib/offline/83_iql.ipynb #065f2458
 from typing import Literal
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, EnvParams, NonNegative, Part, Positive
 from .bc import GaussianActor
 from .td3bc import CriticAgent, CriticParams, adam, descend, polyak, squared_error
 from ..rankers.ranker import Ranker
@@ -24,13 +24,13 @@ def expectile_loss(differences: Tensor, expectile: float) -> Tensor:  # eq. 5
     weights = torch.where(differences < 0, 1 - expectile, expectile)
     return (weights*differences.square()).mean()
 
-# %% ../../nbs/lib/offline/83_iql.ipynb #39566faa
+# %% ../../nbs/lib/offline/83_iql.ipynb #d2e9df77
 class IQLParams(CriticParams):
     algorithm: Literal['IQL']
-    lr: float
-    expectile: float
-    beta: float
-    max_weight: float
+    lr: Positive
+    expectile: Part
+    beta: NonNegative
+    max_weight: Positive
 
 @AGENTS.register('IQL')
 class IQLAgent(CriticAgent):

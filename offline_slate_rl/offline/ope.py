@@ -118,7 +118,7 @@ def target_of(policy: Policy, env: EnvParams) -> Target:
                            "its last belief (SAC+GeMS, BC, IQL, CQL, REINFORCE+SoftMax), random latents or slates.")
     return cls(policy, env)
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #b7942367
+# %% ../../nbs/lib/offline/87_ope.ipynb #cb0256af
 BATCH, HIDDEN, LR = 256, 256, 1e-3  # d3rlpy's FQE has 256 and two layers of 256 as well; the rate falls to 0
 UPDATES, FOLLOWS = 2000, .05        # ours: an error of all of Q fades with (1 - gamma)/20 an update, so in hundreds
 ITEM_DIM = 8                        # ours: of an item's embedding
@@ -159,7 +159,7 @@ def fit_q(moves: Transitions,   # actions are latents as they are, or slates
           target: Target, gamma: float, updates: int = UPDATES, seed: int = 0) -> Critic:
     "Q of the target policy, from transitions of any."
     with torch_seeded(seed, 'ope/q'): critic = Critic(moves, target.env, target.ranker)
-    critic.net[-1].bias.data.fill_(moves.rewards.mean()/(1 - gamma))
+    critic.net[-1].bias.data.fill_(moves.rewards.mean()/(1 - min(gamma, .99)))  # about what is left to earn
     follower = copy.deepcopy(critic).requires_grad_(False)
     target.begin(stream(seed, 'ope/actions'))
     def loss(batch: Transitions) -> Tensor:

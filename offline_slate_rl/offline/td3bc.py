@@ -6,14 +6,14 @@
 __all__ = ['TwinCritics', 'squared_error', 'target_network', 'polyak', 'adam', 'descend', 'CriticParams', 'CriticAgent',
            'TD3BCParams', 'TD3BCAgent']
 
-# %% ../../nbs/lib/offline/81_td3bc.ipynb #36df013c
+# %% ../../nbs/lib/offline/81_td3bc.ipynb #35ad23af
 import copy
 from typing import Iterable, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..core.params import AGENTS, EnvParams
+from ..core.params import AGENTS, Count, EnvParams, NonNegative, Positive, Rate
 from ..rankers.ranker import Ranker
 from ..training.offline import OfflineAgent, OfflineParams, Transitions, mlp
 
@@ -65,10 +65,10 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer):
     loss.backward(inputs=[weight for group in optimizer.param_groups for weight in group['params']])
     optimizer.step()
 
-# %% ../../nbs/lib/offline/81_td3bc.ipynb #7f8064fd
+# %% ../../nbs/lib/offline/81_td3bc.ipynb #30a94779
 class CriticParams(OfflineParams):
-    hidden_dim: int
-    tau: float
+    hidden_dim: Count
+    tau: Rate
 
 class CriticAgent(OfflineAgent):
     "With twin critics and their targets. A belief that learns is moved by the critics' loss."
@@ -88,14 +88,14 @@ class CriticAgent(OfflineAgent):
     def value(self, states: Tensor, actions: Tensor) -> Tensor:
         return self.critics.smaller(self.normalised(states), actions)
 
-# %% ../../nbs/lib/offline/81_td3bc.ipynb #f67140ef
+# %% ../../nbs/lib/offline/81_td3bc.ipynb #ed68ded5
 class TD3BCParams(CriticParams):
     algorithm: Literal['TD3+BC']
-    lr: float
-    policy_noise: float
-    noise_clip: float
-    policy_delay: int
-    alpha: float
+    lr: Positive
+    policy_noise: NonNegative
+    noise_clip: NonNegative
+    policy_delay: Count
+    alpha: NonNegative
 
 @AGENTS.register('TD3+BC')
 class TD3BCAgent(CriticAgent):

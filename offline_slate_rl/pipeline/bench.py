@@ -9,7 +9,7 @@ __all__ = ['MEASUREMENTS', 'MEASURED', 'IN_ITS_WORLD', 'WINDOW', 'measurement', 
            'click_model_trajectories_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #555f8bce
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #ef2a8db4
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from ..collection.behaviours import Behaviour, described
 from ..collection.collect import dataset_recipe
 from ..collection.verification import require, verify
 from ..core.errors import SlateRLError, nearest
+from ..core.files import save_tensors, write_text
 from ..core.params import RANKERS, Params, agents, env_params, load_params, outputs_dir
-from ..core.store import (Artifact, freed_memory_kept, load_artifact, one_thread, save_artifact,
-                                         save_tensors, write_text)
+from ..core.store import Artifact, freed_memory_kept, load_artifact, one_thread, save_artifact
 from ..core.streams import torch_seeded
 from ..data.collecting import collect
 from ..data.datasets import Dataset, write_dataset

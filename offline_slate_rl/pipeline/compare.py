@@ -6,7 +6,7 @@
 __all__ = ['shown', 'cases', 'latex_escaped', 'latex', 'plot_learning', 'plot_seeds', 'Comparison', 'compare', 'compare_folder',
            'caption', 'latex_table', 'save']
 
-# %% ../../nbs/lib/pipeline/98_compare.ipynb #f615b223
+# %% ../../nbs/lib/pipeline/98_compare.ipynb #6174fdd6
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.errors import MissingError, SlateRLError
+from ..core.files import write_text
 from ..core.params import default_scale, outputs_dir
-from ..core.store import write_text
 from .engine import notebooks_dir, report_path
 from .over_seeds import (
     CASE, TEST, VALIDATION, completed, latest_training, learning_curves, once, overall_table, read_results,

@@ -9,15 +9,15 @@ __all__ = ['CAUTION', 'POOL', 'CHILDREN', 'USERS', 'ISLANDS', 'EPISODES', 'CONTR
            'normalised_score', 'measure_world', 'exchange', 'measure_sweep', 'worlds_text', 'write_worlds',
            'measure_worlds']
 
-# %% ../../nbs/lib/play/23_worlds.ipynb #4e38c9c4
+# %% ../../nbs/lib/play/23_worlds.ipynb #04c870b9
 from dataclasses import dataclass, fields
 
 import numpy as np, torch, yaml
 from fastcore.basics import AttrDict
 from torch import Tensor
 
+from ..core.files import write_text
 from ..core.params import EnvParams, env_params, params_file, registry, repo_dir
-from ..core.store import write_text
 from ..core.streams import stream
 from .episodes import Action, Policy, rollout
 from .measures import interval

@@ -7,7 +7,7 @@ __all__ = ['VALIDATION_BATCH', 'choice_shares', 'ClickModel', 'choice_loss', 'cr
            'validate_click_model', 'train_click_model', 'click_model_recipe', 'find_click_model', 'load_click_model',
            'pretrain_click_model']
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #68776e47
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #7bd242ab
 import math
 from functools import partial
 
@@ -15,11 +15,12 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.errors import SlateRLError
+from ..core.files import load_tensors, save_tensors
 from ..core.kernels import gru_scan
 from ..core.params import ClickModelParams, EnvParams, Params
-from ..core.store import (Artifact, append_rows, find_artifact, freed_memory_kept, load_tensors,
-                                         made_or_reused, one_thread, provenance, save_artifact, save_tensors,
-                                         stage_log)
+from ..core.store import (Artifact, append_rows, find_artifact, freed_memory_kept, made_or_reused,
+                                         one_thread, provenance, save_artifact, stage_log)
 from ..core.streams import stream, torch_seeded
 from ..data.datasets import Dataset
 from ..data.logged import find_logged, pretrain_command
@@ -122,7 +123,7 @@ def constant_choice(clicks: Tensor) -> Tensor:  # (n, T, slate_size) -> (slate_s
     chosen = choice_shares(clicks).flatten(0, -2).sum(0) + 1
     return (chosen[:-1]/chosen[-1]).log()
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #af6406ce
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #d916b60c
 VALIDATION_BATCH = 50  # trajectories; no result depends on it
 
 @torch.no_grad()
@@ -151,6 +152,7 @@ def train_click_model(episodes: Episodes, env: EnvParams, params: Params,
         if history[-1]['val_loss'] >= best_loss: continue
         best_loss = history[-1]['val_loss']
         best = {name: value.clone() for name, value in model.state_dict().items()}
+    if best is None: raise SlateRLError(f"Click model: no loss is finite. A smaller lr than {given.lr} may help.")
     model.load_state_dict(best)
     say(f"Click model: best validation loss {best_loss:.4f} (a constant choice: {constant_loss:.4f})")
     return model, history
@@ -185,14 +187,14 @@ def load_click_model(artifact: Artifact, env: EnvParams) -> ClickModel:
     model.load_state_dict(load_tensors(artifact.path)['state_dict'])
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #aa85331b
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #5334da6e
 def pretrain_click_model(params: Params, logged: Artifact, force: bool = False) -> Artifact:
     "Train the click model on logged clicks, or find it."
     command, variant = pretrain_command(params), params.variant('click_model', 'logged', 'collection.block_size')
     path = params.outputs/'pretrained'/params.env.label
     path /= f'CLICK_{params.env.label}_seed{params.click_model_seed}{variant}.pt'
     recipe = click_model_recipe(params, logged)
-    with stage_log(params.outputs, params.env.label, '10_pretrain', command) as say:
+    with stage_log(params.outputs, params.env.label, params.log_name('10_pretrain'), command) as say:
         make = partial(_make_click_model, params, logged, path, recipe, command, say)
         return made_or_reused(path, 'click_model', recipe, make, force, say)
 

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['GeMSRankerParams', 'GeMS', 'kl_to_prior', 'gems_losses', 'set_bounds', 'gems_recipe', 'find_gems', 'load_gems']
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #6a92f117
+# %% ../../nbs/lib/rankers/42_gems.ipynb #c5b0e644
 from typing import Literal
 
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.files import load_tensors
 from ..core.kernels import argmax_items, item_cross_entropy
 from ..core.params import RANKERS, EnvParams, GeMSParams, Params, RankerParams
-from ..core.store import Artifact, find_artifact, load_tensors
+from ..core.store import Artifact, find_artifact
 from ..data.logged import find_logged, pretrain_command
 from ..play.episodes import Episodes
 from .mf import find_mf

@@ -6,7 +6,7 @@
 __all__ = ['SlateBatches', 'split_trajectories', 'validate_gems', 'used_dimensions', 'GeMSTraining', 'gems_name', 'pretrain_gems',
            'initial_embeddings', 'fit_gems']
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #54d11e43
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #752e4056
 import math
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..core.errors import SlateRLError
+from ..core.files import atomic, load_tensors, save_tensors
 from ..core.lightning import run_lightning
 from ..core.params import Params, short_hash
-from ..core.store import (Artifact, append_rows, atomic, freed_memory_kept, load_tensors, made_or_reused,
-                                         one_thread, pick_device, provenance, save_artifact, save_tensors, stage_log)
+from ..core.store import (Artifact, append_rows, freed_memory_kept, made_or_reused, one_thread,
+                                         pick_device, provenance, save_artifact, stage_log)
 from ..core.streams import stream, torch_seed, torch_seeded
 from ..data.datasets import Dataset
 from ..data.logged import pretrain_command
@@ -135,7 +137,7 @@ def on_train_start(self: GeMSTraining):
     self.history, self.best, self.best_loss = state['history'], state['best'], state['best_loss']
     self.say(f"Resumed after epoch {self.epoch}")
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #a678eed3
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #130298cd
 def gems_name(params: Params) -> str:
     "Name of the file, without its ending, as the field writes it; `lambdaprior0.0` is always the same."
     gems, variant = params.gems, params.variant('gems', 'mf', 'logged', 'collection.block_size')
@@ -148,7 +150,7 @@ def pretrain_gems(params: Params, logged: Artifact, mf: Artifact|None = None, fo
     "Train GeMS on logged trajectories, or find it."
     recipe, command = gems_recipe(params, logged, mf), pretrain_command(params)
     path = params.outputs/'pretrained'/params.env.label/f'{gems_name(params)}.ckpt'
-    with stage_log(params.outputs, params.env.label, '10_pretrain', command) as say:
+    with stage_log(params.outputs, params.env.label, params.log_name('10_pretrain'), command) as say:
         make = partial(_make_gems, params, logged, mf, path, recipe, command, force, say)
         return made_or_reused(path, 'gems', recipe, make, force, say)
 
@@ -179,7 +181,7 @@ def _make_gems(params: Params, logged: Artifact, mf: Artifact|None, path: Path, 
     resume.unlink(missing_ok=True)
     return artifact
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #36dbf6ad
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #95034701
 @freed_memory_kept()
 def fit_gems(params: Params, episodes: Episodes, mf: Artifact|None, resume: Path, say) -> tuple[GeMS, list[dict]]:
     "The best epoch's model, and the history of all."
@@ -196,5 +198,7 @@ def fit_gems(params: Params, episodes: Episodes, mf: Artifact|None, resume: Path
     else:  # killed after its last epoch
         state = load_tensors(resume)
         loop.best, loop.history = state['best'], state['history']
+    if loop.best is None:
+        raise SlateRLError(f"GeMS: no validation loss is finite. A smaller gems.lr than {params.gems.lr} may help.")
     gems.load_state_dict(loop.best)
     return gems, loop.history

@@ -6,7 +6,7 @@
 __all__ = ['AT_ONCE', 'ItemRankerParams', 'item_embeddings', 'ItemRanker', 'TopKParams', 'TopK', 'KHeadParams', 'KHead',
            'KNNParams', 'KNN']
 
-# %% ../../nbs/lib/rankers/44_item_rankers.ipynb #d02267fe
+# %% ../../nbs/lib/rankers/44_item_rankers.ipynb #3901fbce
 from typing import Literal
 
 import numpy as np, torch
@@ -14,9 +14,10 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.errors import SlateRLError
+from ..core.files import load_tensors
 from ..core.kernels import argmax_items, top_items
 from ..core.params import RANKERS, EnvParams, Params, RankerParams
-from ..core.store import Artifact, load_tensors
+from ..core.store import Artifact
 from ..core.streams import torch_seeded
 from .mf import find_mf
 from .ranker import Ranker, behind, options_in, pick_items

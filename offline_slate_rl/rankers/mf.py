@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['VALIDATE_EVERY', 'clicked_pairs', 'MF', 'MFData', 'train_mf', 'mf_recipe', 'find_mf', 'pretrain_mf']
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #153df427
+# %% ../../nbs/lib/rankers/40_mf.ipynb #6bb34c07
 import math
 from functools import partial
 
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.errors import SlateRLError
+from ..core.files import save_tensors
 from ..core.params import EnvParams, Params
 from ..core.store import (Artifact, append_rows, find_artifact, made_or_reused, one_thread, provenance,
-                                         save_artifact, save_tensors, stage_log)
+                                         save_artifact, stage_log)
 from ..core.streams import stream, torch_seeded
 from ..data.datasets import Dataset
 from ..data.logged import find_logged, imported, pretrain_command
@@ -43,12 +45,15 @@ class MF(nn.Module):
         other_scores = (user[:, None]*others).sum(-1)
         return -F.logsigmoid(score - other_scores).mean()
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #2842cbba
+# %% ../../nbs/lib/rankers/40_mf.ipynb #efff8efd
 class MFData:
     "Training and validation pairs, and negatives for them."
     def __init__(self, pairs: Tensor, env: EnvParams, params: Params):
         self.num_items, self.mf, self.seed = env.num_items, params.mf, params.mf_seed
-        held_out = int(len(pairs)*self.mf.train_val_split)
+        if len(pairs) < 2:
+            raise SlateRLError(f"The logged trajectories hold {len(pairs)} clicks, and matrix factorisation needs two: "
+                               f"log more (logged.num_trajectories is {params.logged.num_trajectories}).")
+        held_out = max(1, int(len(pairs)*self.mf.train_val_split))
         shuffled = pairs[torch.from_numpy(stream(self.seed, 'mf/split').permutation(len(pairs)))]
         self.validation, self.training = shuffled.split([held_out, len(pairs) - held_out])
         self.validation_negatives = self._negatives('mf/validation', 0, held_out)
@@ -64,7 +69,7 @@ class MFData:
         negatives = self._negatives('mf/negatives', number, n)
         return list(zip(order.split(self.mf.batch_size), negatives.split(self.mf.batch_size)))
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #2b62a861
+# %% ../../nbs/lib/rankers/40_mf.ipynb #6970d641
 VALIDATE_EVERY = 1000  # batches
 
 def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=print) -> tuple[Tensor, list[dict]]:
@@ -87,14 +92,15 @@ def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=
             history.append(dict(epoch=epoch, batch=done, train_loss=loss.item(), val_loss=val_loss))
             if val_loss < best_loss: best, best_loss, failures = model.items.weight.detach().clone(), val_loss, 0
             else: failures += 1
-            if failures == mf.patience:
+            if failures == mf.patience and best is not None:
                 say(f"MF stopped in epoch {epoch + 1}: no improvement in {mf.patience} validations "
                     f"(best loss {best_loss:.4f})")
                 return best, history
+    if best is None: raise SlateRLError(f"MF: no validation loss is finite. A smaller mf.lr than {mf.lr} may help.")
     say(f"MF: best validation loss {best_loss:.4f} (log 2 = {math.log(2):.4f} knows nothing)")
     return best, history
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #07e35d76
+# %% ../../nbs/lib/rankers/40_mf.ipynb #f1bf422d
 def mf_recipe(params: Params, logged: Artifact) -> dict:
     "What identifies this run's item table."
     if params.mf.source: return imported(params, 'mf').recipe
@@ -113,7 +119,7 @@ def pretrain_mf(params: Params, logged: Artifact, force: bool = False) -> Artifa
     command, variant = pretrain_command(params), params.variant('mf', 'logged', 'collection.block_size')
     name = f"MF_{params.env.label}_dim{params.mf.embedding_dim}_seed{params.mf_seed}{variant}.pt"
     path, recipe = params.outputs/'pretrained'/params.env.label/name, mf_recipe(params, logged)
-    with stage_log(params.outputs, params.env.label, '10_pretrain', command) as say:
+    with stage_log(params.outputs, params.env.label, params.log_name('10_pretrain'), command) as say:
         make = partial(_make_mf, params, logged, path, recipe, command, say)
         return made_or_reused(path, 'mf', recipe, make, force, say)
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['new_agent', 'untrained_agent', 'run_recipe', 'run_name', 'run_folder', 'train_command', 'target_name', 'Run',
-           'online_run', 'checkpoints_in', 'checkpoints', 'find_checkpoint', 'artifact_of', 'built_from', 'load_agent',
-           'load_policy']
+           'online_run', 'checkpoints_in', 'remove_checkpoints', 'checkpoints', 'find_checkpoint', 'artifact_of',
+           'built_from', 'load_agent', 'load_policy']
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #1269abb0
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #a2de5fdf
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -16,8 +17,10 @@ import torch
 
 from ..agents.agent import Agent, make_agent
 from ..core.errors import DamagedError, MissingError
-from ..core.params import AGENTS, EnvParams, Params, agent_params, validated
-from ..core.store import FORMAT, Artifact, artifacts, find_artifact, load_artifact, load_tensors
+from ..core.files import load_tensors
+from ..core.manifests import manifest_path
+from ..core.params import AGENTS, EnvParams, Params, agent_params, expanded, validated
+from ..core.store import FORMAT, Artifact, artifacts, find_artifact, load_artifact
 from ..core.streams import torch_seeded
 from ..play.episodes import Policy
 from ..rankers.ranker import Ranker, build_ranker, find_ranker, ranker_inputs
@@ -44,7 +47,7 @@ def run_recipe(params: Params) -> dict:
     return dict(env=params.env.recipe(), agent_name=params.agent_name, agent=params.agent.model_dump(),
                 seed=params.seed, ranker=_spec(agent.ranker), privileged=agent.privileged, inputs=inputs)
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #f2d07791
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #afabf05f
 def run_name(params: Params) -> str:
     "Name of the run's files, without the checkpoint."
     ranker = params.agent.ranker.name if params.agent.ranker else 'noranker'
@@ -59,7 +62,7 @@ def run_name(params: Params) -> str:
 
 def run_folder(params: Params) -> Path:
     "Where the run's checkpoints lie."
-    if params.training.save_path: return Path(params.training.save_path).expanduser()
+    if params.training.save_path: return expanded(params.training.save_path)
     learns = AGENTS[params.agent.algorithm].learns
     return params.outputs/'checkpoints'/f'{learns}_rl'/params.env.label
 
@@ -75,21 +78,29 @@ class Run:
     command: str                   # trains it again
     columns: dict = field(default_factory=dict)  # of its rows in the results, beside those that every run has
     resume: dict|None = None       # content of its `_last` checkpoint
+    replaced: list[Artifact] = field(default_factory=list)  # go once there is something of this run to go on from
     say: Callable = print          # writes a line to the log
 
 def online_run(params: Params) -> Run:
     "The run that trains an agent in the simulator."
     return Run(run_recipe(params), run_folder(params), run_name(params), train_command(params))
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #e3725a9e
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #3d9a90f4
 def checkpoints_in(folder: Path, recipe: dict) -> dict[str, Artifact]:
     "Checkpoints of a run by name: 'step0', 'step50000', 'best', 'last'. Their bytes are not checked here."
     recipe, found = {**recipe, 'format': FORMAT}, {}
     for artifact in artifacts(folder, 'checkpoint'):
         name = artifact.recipe['checkpoint']
         if artifact.recipe == {**recipe, 'checkpoint': name}: found[name] = artifact
-    def order(name: str) -> int: return int(name[4:]) if name.startswith('step') else 2**62
+    def order(name: str) -> int: return int(name[4:]) if re.fullmatch(r'step\d+', name) else 2**62
     return {name: found[name] for name in sorted(found, key=order)}
+
+def remove_checkpoints(unwanted: list[Artifact], but: str = ''):
+    "Delete checkpoints, all `but` the one of this name."
+    for artifact in unwanted:
+        if artifact.recipe['checkpoint'] == but: continue
+        manifest_path(artifact.path).unlink(missing_ok=True)
+        artifact.path.unlink(missing_ok=True)
 
 def checkpoints(params: Params) -> dict[str, Artifact]:
     "Checkpoints of these parameters' run, by name."
@@ -97,6 +108,11 @@ def checkpoints(params: Params) -> dict[str, Artifact]:
 
 def find_checkpoint(params: Params, name: str) -> Artifact:
     "The checkpoint `name` of this run, its bytes checked, or an error with the command that trains it."
+    there = checkpoints(params)
+    if there and name not in there:
+        raise MissingError(f"No checkpoint of this training is called so: '{name}' is asked, and there are "
+                           f"{', '.join(there)}. Ask for one of these. A training keeps others by "
+                           f"training.save_every_n_steps and training.target_step: {train_command(params)}")
     recipe = {**run_recipe(params), 'checkpoint': name}
     return find_artifact(run_folder(params), 'checkpoint', recipe, train_command(params))
 

@@ -8,7 +8,7 @@ __all__ = ['BLOCK', 'IDENTITY', 'RAW_BELIEFS', 'NO_LEAK', 'NO_OUTCOME', 'WHOLE',
            'with_beliefs', 'beliefs_by', 'SlateEncoder', 'with_latents', 'latents_by', 'check_beliefs', 'check_latents',
            'verify_derived']
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #60b134fa
+# %% ../../nbs/lib/training/64_encoders.ipynb #f217d18d
 import shlex
 from pathlib import Path
 from typing import Callable
@@ -16,11 +16,13 @@ from typing import Callable
 import h5py, numpy as np, torch
 from torch import Tensor, nn
 
+from ..core.basics import expanded
 from ..core.errors import DamagedError, MissingError, SlateRLError
+from ..core.hdf5 import open_arrays
 from ..core.params import EnvParams, Params
 from ..core.store import FORMAT, Artifact, load_artifact, one_thread, provenance, save_artifact
 from ..data.checks import Check, sampled_blocks, skip
-from ..data.datasets import (Dataset, belief_rows, link_next_observations, open_for_reading,
+from ..data.datasets import (LINKED, Dataset, belief_rows, link_next_observations, require_room, rows_of,
                                             write_attributes, write_rows)
 from ..data.loading import DERIVED, dataset_of, derived_path
 from ..play.episodes import Episodes
@@ -28,7 +30,7 @@ from ..rankers.ranker import (Ranker, load_ranker, ranker_inputs, ranker_sha256,
                                              weights_sha256)
 from .checkpoints import find_checkpoint, load_agent
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #f1e87d9c
+# %% ../../nbs/lib/training/64_encoders.ipynb #aa58444b
 def _of_env(found: Artifact, env: dict) -> Artifact:  # of the data, as recipes hold it
     "The artifact, if it was made in this environment."
     made_in = found.recipe.get('env', dict(name='no environment'))
@@ -42,11 +44,11 @@ def given_checkpoint(given: str|Path|Artifact, env: dict,
     "The checkpoint that is given, or lies at that path, or has that name."
     if isinstance(given, Artifact): given = given.path
     is_path = isinstance(given, Path) or given.endswith('.ckpt')
-    return _of_env(load_artifact(Path(given).expanduser(), 'checkpoint') if is_path else find(given), env)
+    return _of_env(load_artifact(expanded(given), 'checkpoint') if is_path else find(given), env)
 
 def given_ranker(given: str|Path|Artifact, env: dict) -> Artifact:
     "The artifact of a ranker that is given or lies at that path."
-    path = given.path if isinstance(given, Artifact) else Path(given).expanduser()
+    path = given.path if isinstance(given, Artifact) else expanded(given)
     if not path.is_file():
         raise MissingError(f"{path} does not exist. Give the path of a ranker that can encode slates, "
                            "for instance outputs/SCALE/pretrained/ENV/GeMS_*.ckpt.")
@@ -96,7 +98,7 @@ def own_space(dataset: Dataset, name: str, space: dict) -> bool:
     own = (dataset.recipe.get('spaces') or {}).get(name)
     return own is not None and model_sha256(own) == model_sha256(space)
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #669fbace
+# %% ../../nbs/lib/training/64_encoders.ipynb #045c911f
 BLOCK = 100  # episodes encoded at once
 IDENTITY = 'dataset', 'model', 'encoding', 'privileged', 'format'
 
@@ -114,6 +116,7 @@ def _write(path: Path, dataset: Dataset, attributes: dict, encode: Callable[[Ten
         for first in range(0, len(dataset), BLOCK):
             number = min(BLOCK, len(dataset) - first)
             rows = encode(*dataset.observed(first, number))
+            require_room(path, rows, 0 if first else number/len(dataset))
             write_rows(file, rows, first, number, len(dataset))
         if 'observations' in file: link_next_observations(file)
 
@@ -245,7 +248,7 @@ def check_latents(parts: list[Episodes], ranker: Ranker) -> Check:
     detail = '' if right else f'they are not those of the slates alone: off by {off:.2g} of half their range'
     return Check(NO_OUTCOME, right, detail)
 
-# %% ../../nbs/lib/training/64_encoders.ipynb #94bcdebc
+# %% ../../nbs/lib/training/64_encoders.ipynb #1c975c86
 WHOLE = "whole: sha256 is the manifest's"
 CHECKS = dict(beliefs=(RAW_BELIEFS, NO_LEAK), latents=(NO_OUTCOME,))  # by kind, beside those of the file
 
@@ -270,13 +273,12 @@ def _model(artifact: Artifact, dataset: Dataset, find: Callable[[str, str], Arti
 
 def _lacks(artifact: Artifact, dataset: Dataset) -> str:
     "What is wrong with the arrays of a file; empty where nothing is."
-    turns = len(dataset)*dataset.episode_length
-    rows = dict(actions=turns)
-    if artifact.kind == 'beliefs':
-        rows = dict(observations=turns, next_observations=turns, final_observations=len(dataset))
-    with open_for_reading(artifact.path) as file:
-        there = {key: len(array) for key, array in file.items()}
-    return '' if there == rows else f'it has {there} rows; {rows} were expected'
+    keys = ('observations', 'next_observations', 'final_observations') if artifact.kind == 'beliefs' else ('actions',)
+    rows = rows_of(dataset.recipe)
+    try:
+        with open_arrays(artifact.path, {key: rows[key] for key in keys}, LINKED) as arrays: there = {*arrays}
+    except DamagedError as error: return str(error)
+    return ', '.join(f'{key} is missing' for key in keys if key not in there)
 
 # %% ../../nbs/lib/training/64_encoders.ipynb #a288ddc5
 def _compared(artifact: Artifact, dataset: Dataset, model: nn.Module, blocks: int) -> list[Check]:

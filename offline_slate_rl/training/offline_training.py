@@ -59,7 +59,7 @@ def _with_encoder(agent, dataset: Dataset, spaces: Spaces):
     made_of = {name: getattr(spaces.encoder.params, name) for name in BeliefParams.model_fields}
     return agent.model_copy(update=dict(fixed_belief=BeliefParams(**made_of)))
 
-# %% ../../nbs/lib/training/67_offline_training.ipynb #c2f14fcb
+# %% ../../nbs/lib/training/67_offline_training.ipynb #a4a876d0
 def untrained_offline(params: Params, dataset: Dataset, spaces: Spaces) -> OfflineAgent:
     "The untrained agent of a run, with the encoder and the ranker of the dataset."
     agent = new_agent(params, spaces.ranker)
@@ -106,7 +106,7 @@ def train_offline(dataset: Dataset, algorithm: str,
         agent.prepare(source)
         run.say(f"{algorithm} on {dataset}")
         return agent, source
-    return carry_out(params, run, '50_offline', start, force)
+    return carry_out(params, run, f'50_offline_{run.name}', start, force)
 
 def _command(dataset: Dataset, algorithm: str, seed: int|None, overrides) -> str:
     "The line that trains it again, for a shell."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOOSE_BEST', 'Started', 'Replay', 'SimulatorSource', 'Trained', 'in_the_way', 'carry_out', 'train']
 
-# %% ../../nbs/lib/training/63_online.ipynb #36acebeb
+# %% ../../nbs/lib/training/63_online.ipynb #d8556935
 from dataclasses import dataclass
 from typing import Callable
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..agents.agent import HIDDEN, Agent
-from ..core.errors import SlateRLError
+from ..core.errors import Interrupted, SlateRLError
+from ..core.files import load_tensors, one_writer
 from ..core.params import Params
-from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences, load_artifact,
-                                         load_tensors, manifest_path, matching, one_thread, pick_device, stage_log)
+from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences, load_artifact, matching,
+                                         one_thread, pick_device, stage_log)
 from ..play.episodes import Episodes, rollout
 from ..play.evaluation import evaluate
 from .checkpoints import (Run, checkpoints_in, load_policy, online_run, target_name,
@@ -97,7 +98,7 @@ class SimulatorSource:
         self.replay.restore(state['replay'])
         self.returns = state['returns']
 
-# %% ../../nbs/lib/training/63_online.ipynb #404e0cc2
+# %% ../../nbs/lib/training/63_online.ipynb #11cc85d0
 @dataclass
 class Trained:
     "A finished training."
@@ -117,11 +118,6 @@ def in_the_way(run: Run) -> list[Artifact]:
         if same_name and artifact.recipe != own | dict(checkpoint=name): found.append(artifact)
     return found
 
-def _remove(unwanted: list[Artifact]):
-    for artifact in unwanted:
-        manifest_path(artifact.path).unlink()
-        artifact.path.unlink()
-
 def _keep_others(run: Run):
     "An error where checkpoints of another recipe have this run's names."
     for artifact in in_the_way(run):
@@ -130,7 +126,7 @@ def _keep_others(run: Run):
         raise SlateRLError(f"{artifact.path} was made by another recipe: {'; '.join(differ[:4])}. "
                            "Move it away, or train again with force (`-p force True`).")
 
-# %% ../../nbs/lib/training/63_online.ipynb #3903f685
+# %% ../../nbs/lib/training/63_online.ipynb #cfb54183
 Started = tuple[Agent, object]  # an untrained agent, and the `Source` of what it learns from
 
 @one_thread()
@@ -143,11 +139,12 @@ def carry_out(params: Params, run: Run,
     if training.target_step > training.max_steps:
         raise SlateRLError(f"training.target_step is {training.target_step}, beyond training.max_steps "
                            f"{training.max_steps}: the checkpoint would never be reached.")
-    with stage_log(params.outputs, params.env.label, stage, run.command) as say:
+    alone = one_writer(run.folder/run.name, wait=False)
+    with alone, stage_log(params.outputs, params.env.label, stage, run.command) as say:
         run.say = say
-        if force: _remove([*checkpoints_in(run.folder, run.recipe).values(), *in_the_way(run)])
-        _keep_others(run)
-        last = matching(run.folder, 'checkpoint', {**run.recipe, 'checkpoint': 'last'})
+        if force: run.replaced = [*checkpoints_in(run.folder, run.recipe).values(), *in_the_way(run)]
+        else: _keep_others(run)
+        last = None if force else matching(run.folder, 'checkpoint', {**run.recipe, 'checkpoint': 'last'})
         run.resume = load_tensors(last.path) if last else None
         if run.resume and run.resume['steps'] >= training.max_steps:
             say(f"Reused {last.path}, trained for {run.resume['steps']} steps (force trains again)")
@@ -156,8 +153,15 @@ def carry_out(params: Params, run: Run,
                     say(f"Its best checkpoint was chosen with training.{key} {was}; {asked} is asked now.")
         else:
             from offline_slate_rl.training.loop import fit  # Lightning costs seconds; a finished run needs none
-            fit(params, *start(), run)
+            try: fit(params, *start(), run)
+            except KeyboardInterrupt: raise Interrupted(_kept(run)) from None
         return _finished(params, run)
+
+def _kept(run: Run) -> str:
+    "What an interruption has left, and the line that goes on."
+    last = checkpoints_in(run.folder, run.recipe).get('last')
+    kept = f"Step {last.provenance['steps']} is kept, and training goes on from there" if last else "Nothing was begun"
+    return f"Interrupted. {kept}: {run.command}"
 
 def train(params: Params, force: bool = False) -> Trained:
     "Train an agent in the simulator, or go on; then test it."
@@ -169,7 +173,7 @@ def train(params: Params, force: bool = False) -> Trained:
             run.say(f"Action bounds: centre {centre.min():.3f} to {centre.max():.3f}, "
                     f"scale {scale.min():.3f} to {scale.max():.3f}")
         return agent, SimulatorSource(params, agent)
-    return carry_out(params, run, '20_train', start, force)
+    return carry_out(params, run, params.log_name('20_train'), start, force)
 
 # %% ../../nbs/lib/training/63_online.ipynb #fb89a7ec
 def _finished(params: Params, run: Run) -> Trained:

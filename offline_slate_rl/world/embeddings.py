@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['clipped_normals', 'generate_items', 'topic_norms', 'check_items', 'load_items', 'item_table']
 
-# %% ../../nbs/lib/world/10_embeddings.ipynb #e73e31a7
+# %% ../../nbs/lib/world/10_embeddings.ipynb #ad4e0d06
 from pathlib import Path
 
 import numpy as np, torch
 from torch import Tensor
 
+from ..core.basics import expanded
 from ..core.errors import SlateRLError
+from ..core.files import read_torch
 from ..core.params import EnvParams, checked_seed
 from ..core.streams import stream
 
@@ -50,16 +52,12 @@ def check_items(items, num_items: int, dim: int, what: str) -> Tensor:
     if not torch.isfinite(items.float()).all(): raise SlateRLError(f"{what} holds NaN or infinite numbers.")
     return items.detach().float().contiguous()
 
-# %% ../../nbs/lib/world/10_embeddings.ipynb #2bb92951
+# %% ../../nbs/lib/world/10_embeddings.ipynb #0752aed4
 def load_items(path: str|Path, num_items: int, dim: int) -> Tensor:
     "An item table from a `.pt` file with one tensor, read without unpickling anything else."
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file(): raise SlateRLError(f"The item table {path} does not exist.")
-    try: items = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        what = type(error).__name__
-        raise SlateRLError(f"{path} is not a file of tensors that torch can read ({what}).") from None
-    return check_items(items, num_items, dim, str(path))
+    return check_items(read_torch(path), num_items, dim, str(path))
 
 # %% ../../nbs/lib/world/10_embeddings.ipynb #4a1fc548
 def item_table(env: EnvParams) -> Tensor:
