@@ -8,8 +8,8 @@ __all__ = ['VIEWS', 'WRITERS', 'LOAD', 'references', 'about', 'about_json', 'see
            'minari_spaces', 'minari_episode', 'import_minari', 'played_by', 'minari_metadata', 'write_minari',
            'atomic_folder', 'export_path', 'export_dataset', 'export_notes', 'load_line']
 
-# %% ../../nbs/lib/collection/78_export.ipynb #1e06824f
-import copy, importlib.util, json, os, shutil
+# %% ../../nbs/lib/collection/78_export.ipynb #be74c209
+import copy, importlib.util, json, os, pickle, shutil
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -100,14 +100,17 @@ def write_npz(dataset: Dataset, path: Path, view: str, oracle: bool):
     with open(path, 'wb') as file:
         np.savez_compressed(file, about=np.array(about_json(dataset, view=view, oracle=oracle)), **arrays)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #3e37d13e
+# %% ../../nbs/lib/collection/78_export.ipynb #b78f5e66
 def write_lists(dataset: Dataset, path: Path, view: str, oracle: bool):
     lists = {}
     for many, once in parts(dataset, view, oracle):
         for key, values in (many | once).items():
             lists.setdefault(key, []).extend(of_episode.copy() for of_episode in values)
     metadata = json.loads(about_json(dataset, view=view, oracle=oracle))  # plain dicts
-    pd.to_pickle(lists | dict(metadata=metadata), path, compression=None, protocol=4)
+    with open(path, 'wb') as file:
+        pickler = pickle.Pickler(file, protocol=4)
+        pickler.fast = True  # no references to equal objects: they depend on what the process did before
+        pickler.dump(lists | dict(metadata=metadata))
 
 # %% ../../nbs/lib/collection/78_export.ipynb #a502b871
 def _arrow(values: np.ndarray):
