@@ -15,7 +15,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
+.PHONY: help demo test nightly bench agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -32,6 +32,12 @@ test: export OMP_NUM_THREADS = 1
 test: check ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile --durations 10
+
+nightly: export OMP_NUM_THREADS = 1
+nightly: export SLATE_RL_KILLS = 50
+nightly: export SLATE_RL_FUZZ = 2000
+nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader (two hours)
+	$(BIN)/python -m pytest tests/test_kills.py tests/test_fuzz.py -n 2
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)
