@@ -32,7 +32,7 @@ AGENT, SEED = argument('--agent', default='SAC+GeMS'), argument('--seed', type=i
 RUN = SCALE, AGENT, SEED, OVERRIDES
 FORCE = argument('--force', action='store_true', help='make it again, although it exists')
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #aa97b3d5
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #63e1feaf
 def _parser() -> argparse.ArgumentParser:
     "The parser of all commands."
     about = 'Offline datasets of slate recommendation, and the agents that make them.'
@@ -45,8 +45,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]|None = None) -> int:
     "Entry point. Errors that a user can mend are one sentence: exit code 2 for what was typed, 1 for what was found."
-    args = _parser().parse_args(argv)
     try:
+        try: args = _parser().parse_args(argv)
+        finally: sys.stdout.flush()  # help ends in a SystemExit, and its reader may be gone
         code = COMMANDS[args.command][2](args) or 0
         sys.stdout.flush()
         return code
