@@ -43,9 +43,10 @@ class Source(Protocol):
     def state(self) -> dict: ...
     def restore(self, state: dict): ...
 
-# %% ../../nbs/lib/training/62_loop.ipynb #0c7ba731
+# %% ../../nbs/lib/training/62_loop.ipynb #3a5f1cb2
 class Loop(pl.LightningModule):
     "Trains `agent` on episodes of `source`, step by step, on the agent's device."
+    arithmetic = 'plain'  # how its sums are made: agents that learn as one round differently
     def __init__(self, params: Params, agent: Agent, source: Source,
                  burst: int = 1):  # steps that Lightning counts as one
         super().__init__()
@@ -68,6 +69,10 @@ class Loop(pl.LightningModule):
     @property
     def env_steps(self) -> int: return self.steps*self.params.env.episode_length if self.source.plays else 0
 
+    def validation(self) -> tuple[Episodes, dict]:
+        "The validation users' episodes with the agent as it is, and their measures."
+        return play_and_measure(self.agent.policy(), self.params.env, self.params.training.val_episodes, 'validation')
+
     def training_step(self, batch, i):
         for _ in range(self.burst): self.step()
 
@@ -82,12 +87,12 @@ class Loop(pl.LightningModule):
                 self.updates += 1
         self.steps += 1
 
-# %% ../../nbs/lib/training/62_loop.ipynb #a75f71cf
+# %% ../../nbs/lib/training/62_loop.ipynb #768324d3
 @patch
 def state(self: Loop) -> dict:
     "Counters, source, generators, optimisers; the agent's own state is saved beside it."
-    return dict(device=self.noise.device.type, steps=self.steps, updates=self.updates, source=self.source.state(),
-                draws=self.draws.get_state(), noise=self.noise.get_state(),
+    return dict(device=self.noise.device.type, arithmetic=self.arithmetic, steps=self.steps, updates=self.updates,
+                source=self.source.state(), draws=self.draws.get_state(), noise=self.noise.get_state(),
                 optimizers=[optimizer.state_dict() for optimizer in self.its_optimizers])
 
 @patch
@@ -97,6 +102,10 @@ def restore(self: Loop, state: dict):
         device = state['device']
         raise SlateRLError(f"This run was trained on {device} so far, and its random numbers go on only there: "
                            f"training.device={device}, or train again with force.")
+    if (was := state.get('arithmetic', 'plain')) != self.arithmetic:
+        way = dict(plain='papermill nbs/20_train.ipynb', stacked='slate-rl train-many')[was]
+        raise SlateRLError(f"This run's arithmetic was {was} so far, and {self.arithmetic} is asked now: go on with it by "
+                           f"{way}, or train again with force.")
     self.steps, self.updates = state['steps'], state['updates']
     self.source.restore(state['source'])
     self.draws.set_state(state['draws'])
@@ -139,11 +148,11 @@ def validates(n: int, training) -> bool:
     "Whether there is a validation after `n` steps."
     return step_is_kept(n, training) or is_due(n, training.check_val_every_n_steps) or n == training.max_steps
 
-# %% ../../nbs/lib/training/62_loop.ipynb #5df2ba39
+# %% ../../nbs/lib/training/62_loop.ipynb #6af1059b
 class Keeper(pl.Callback):
     "Validates, saves and reports."
-    def __init__(self, params: Params, run: Run):
-        self.params, self.training, self.run = params, params.training, run
+    def __init__(self, params: Params, run: Run, shown: bool = True):  # whether there is a progress bar
+        self.params, self.training, self.run, self.shown = params, params.training, run, shown
         self.history, self.best, self.bar, self.tracker = [], -math.inf, None, None
         self.interruptions = []  # noted ones; training stops at the end of a step
         self.recent = deque(maxlen=self.training.log_every_n_steps or 100)  # returns of the episodes played last
@@ -158,7 +167,8 @@ class Keeper(pl.Callback):
         content = dict(state_dict=loop.agent.state_dict(), params=built, **counts, **more)  # no figures, no budgets
         recorded = provenance(self.run.command, **counts, env_steps=loop.env_steps, max_steps=self.training.max_steps,
                               training=self.training.model_dump(), validation=validation,
-                              device=loop.noise.device.type, wall_seconds=round(time.monotonic() - self.started, 1))
+                              device=loop.noise.device.type, arithmetic=loop.arithmetic,
+                              wall_seconds=round(time.monotonic() - self.started, 1))
         path, recipe = self.run.folder/f'{self.run.name}_{name}.ckpt', {**self.run.recipe, 'checkpoint': name}
         return save_artifact(path, partial(save_tensors, content), 'checkpoint', recipe, recorded)
 
@@ -176,11 +186,11 @@ class Keeper(pl.Callback):
         self.save(loop, 'last', self.history[-1] if self.history else None, resume=resume)
         self.saved = time.monotonic()
 
-# %% ../../nbs/lib/training/62_loop.ipynb #88d59603
+# %% ../../nbs/lib/training/62_loop.ipynb #cfdd5cd2
 @patch
 def validate(self: Keeper, loop: Loop) -> dict:
     "Play the validation users; returns the row of figures."
-    played, m = play_and_measure(loop.agent.policy(), self.params.env, self.training.val_episodes, 'validation')
+    played, m = loop.validation()
     figures = {name: float(value) for name, value in loop.figures.items()}
     row = dict(step=loop.steps, updates=loop.updates, env_steps=loop.env_steps,
                val_reward=m['return_mean'], val_ci95=m['return_ci95'], train_reward=self.train_reward,
@@ -215,7 +225,7 @@ def keep(self: Keeper, loop: Loop):
         self.best = row['val_reward']
         self.save(loop, 'best', row)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #1e076349
+# %% ../../nbs/lib/training/62_loop.ipynb #55ea8d46
 @patch
 def on_train_start(self: Keeper, trainer, loop: Loop):
     self.started = self.saved = time.monotonic()  # the clock on the wall may be set back
@@ -230,7 +240,8 @@ def on_train_start(self: Keeper, trainer, loop: Loop):
         self.save_last(loop)
         remove_checkpoints(self.run.replaced, but='last')
         self.keep(loop)  # the untrained agent is a checkpoint too
-    self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1)
+    self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1,
+                    disable=not self.shown)
 
 @patch
 def on_train_batch_end(self: Keeper, trainer, loop: Loop, *_):
