@@ -6,7 +6,7 @@
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
            'many_command', 'test_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #2e5fb6b6
+# %% ../../nbs/lib/training/69_stacks.ipynb #24d9ba5a
 import contextlib, json, math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,7 +28,7 @@ from ..core.streams import stream, torch_seed
 from ..play.episodes import Episodes, id_dtype
 from ..play.measures import EVALUATION_BLOCK, USERS_SEED, Tally
 from ..rankers.gems import GeMS
-from .checkpoints import Run, online_run, untrained_agent
+from .checkpoints import Run, online_run, train_command, untrained_agent
 from .loop import Keeper, Loop, steps_at_once
 from .online import SimulatorSource, Trained, is_finished, opened, train
 from ..world.world_stack import SAME, WorldStack, cannot_stack, draw_rows
@@ -297,7 +297,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
         if noted: raise KeyboardInterrupt
     return members
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #af003c6a
+# %% ../../nbs/lib/training/69_stacks.ipynb #0e39fee9
 def kind_of(params: Params) -> str:
     "What trainings that learn as one have in common."
     gems, env = params.gems, params.env
@@ -325,7 +325,7 @@ def train_many(all_params: list[Params], force: bool = False, say=print,
     "Train agents of many seeds and environments, or go on; then test each. An error names those that diverged."
     if why := cannot_stack_agents([params.agent for params in all_params[:1]]):
         raise SlateRLError(f"{all_params[0].agent_name} cannot be trained with others: {why}. One alone: "
-                           f"{online_run(all_params[0]).command}")
+                           f"{train_command(all_params[0])}")
     kinds, failures = {}, {}
     for params in all_params: kinds.setdefault(kind_of(params), []).append(params)
     for kind in kinds.values(): failures |= _train_kind(kind, force, say, together)
