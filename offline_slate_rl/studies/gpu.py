@@ -48,7 +48,7 @@ def pretrained():
         params = of_gpu(env, seeds(1)[0])
         pretrain_gems(params, log_trajectories(params))
 
-# %% ../../nbs/studies/111_gpu.ipynb #cb8a87ab
+# %% ../../nbs/studies/111_gpu.ipynb #c6e51a74
 CHECKS, ROWS = {}, {}
 
 def check(function: Callable) -> Callable:
@@ -98,7 +98,7 @@ def players_agree():
     "a stack's policies show the slates that each policy shows alone, on the CPU"
     stack = forty_steps(members_on('cuda', 1, **{'training.val_episodes': 50}))
     for member in stack.members:
-        together = stack.validation_of(member)
+        together = stack.validation_of(member)[0]
         member.agent.to('cpu')
         alone = Loop.validation(member)[0]
         same = (together.slates == alone.slates).flatten(1).all(1).float().mean()
@@ -119,7 +119,7 @@ def trains_and_goes_on():
         demand(done[0].checkpoints['step60'].provenance['device'] == 'cuda', "the device is not recorded")
         load_policy(done[0].checkpoints['step60'])
 
-# %% ../../nbs/studies/111_gpu.ipynb #0f03fe64
+# %% ../../nbs/studies/111_gpu.ipynb #a3e5ec3e
 def timed(work: Callable, times: int = 5) -> float:
     "Seconds of one call, after a first one that does not count."
     work()
@@ -158,7 +158,7 @@ def stack_rows(envs: int, of_each: int):
     play, update = timed(advance, 5), timed(lambda: stack.update(20), 3)/20
     def validate():
         stack.validated = None
-        for member in members: member.validation()
+        members[0].validation()
     validation, training = timed(validate, 1), stack.params.training
     steps, every = training.max_steps, training.check_val_every_n_steps
     minutes = (steps*(update + play/20) + steps/every*validation)/60
@@ -166,6 +166,11 @@ def stack_rows(envs: int, of_each: int):
     yield f'{name}.play_ms', 1000*play, f'ms for 20 episodes of each of {size}'
     yield f'{name}.validation_s', validation, f's for {training.val_episodes} episodes of each of {size}, with their measures'
     yield f'{name}.minutes', minutes, f'min for {steps:,} steps of {size} agents, without saving'
+    keeper = members[0].keeper
+    keeper.run.folder, keeper.started, keeper.run.recipe = Path(tempfile.mkdtemp()), time.monotonic(), dict(privileged=False)
+    for member in members: member.source.replay.stored = member.source.replay.capacity
+    yield f'{name}.rows_ms', 1000*timed(lambda: stack.update(20), 3)/20, f'ms an update of {size} agents, replay full'
+    yield f'{name}.last_s', timed(lambda: keeper.save_last(members[0]), 2), "s to save one agent's last, replay full"
     yield f'{name}.memory_gb', torch.cuda.max_memory_allocated()/1e9, 'GB on the GPU'
 
 @row

@@ -6,8 +6,8 @@
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
            'many_command', 'test_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #24d9ba5a
-import contextlib, json, math
+# %% ../../nbs/lib/training/69_stacks.ipynb #c8be3eac
+import contextlib, json, math, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -26,7 +26,7 @@ from ..core.params import Params
 from ..core.store import available_cores, freed_memory_kept, one_thread, pick_device
 from ..core.streams import stream, torch_seed
 from ..play.episodes import Episodes, id_dtype
-from ..play.measures import EVALUATION_BLOCK, USERS_SEED, Tally
+from ..play.measures import EVALUATION_BLOCK, USERS_SEED, measures
 from ..rankers.gems import GeMS
 from .checkpoints import Run, online_run, train_command, untrained_agent
 from .loop import Keeper, Loop, steps_at_once
@@ -105,7 +105,7 @@ class Players:
         ids = id_dtype(worlds.env.num_items)
         return torch.stack(slates, 2).to(ids), torch.stack(clicks, 2).to(torch.uint8), torch.stack(latents, 2)
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #2427f579
+# %% ../../nbs/lib/training/69_stacks.ipynb #2e8c5fee
 class Member(Loop):
     "An agent that learns in a stack."
     arithmetic = 'stacked'
@@ -123,13 +123,9 @@ class Member(Loop):
 
     def validation(self) -> tuple[Episodes, dict]:
         "Its part of what the whole stack plays."
-        played = self.stack.validation_of(self)
-        if played is None: return super().validation()
-        tally = Tally(self.source.simulator)
-        tally.add(played)
-        return played, tally.measures()
+        return self.stack.validation_of(self) or super().validation()
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #46698b49
+# %% ../../nbs/lib/training/69_stacks.ipynb #3684b423
 def plays_as_one(members: list[Member]) -> bool:
     "Whether these members' policies and worlds can be played as one."
     rankers = [member.agent.ranker for member in members]
@@ -143,7 +139,8 @@ class Stack:
         self.size, self.envs = len(members), [member.params.env for member in members]
         self.sac = SACStack([member.agent for member in members], [member.own_optimizers for member in members])
         self.learn = Recorded(self.sac.update, self.sac.tensors)
-        self.pool = ThreadPoolExecutor(available_cores())
+        self.pool, self.ahead = ThreadPoolExecutor(available_cores()), ThreadPoolExecutor(1)
+        self.drawn, self.returns = None, None
         if together is None: together = self.device.type == 'cuda' and plays_as_one(members)
         self.players = Players(self.sac, self.envs, self.params.agent.num_envs) if together else None
         self.validators, self.validated = None, None
@@ -169,27 +166,37 @@ class Stack:
     @property
     def steps(self) -> int: return max(member.steps for member in self.members)
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #c6cd5ba5
+# %% ../../nbs/lib/training/69_stacks.ipynb #21e58adc
 @patch
 def advance(self: Stack, step: int):
     "Before `step`: every member plays its next episodes, if those before have all been stepped through."
-    p = self.params.agent
-    if step % p.num_envs: return
+    n = self.params.agent.num_envs
+    if step % n: return
     if self.players is None:
         for member in self.members: member.source.advance(member.agent, step)
         return
-    how = 'random' if step < p.random_steps else 'sample'
-    slates, clicks, latents = self.players.play[how](*self._drawn(how, step//p.num_envs))
+    block, how = step//n, self._how(step)
+    drawn = self.drawn[1].result() if self.drawn and self.drawn[0] == block else self._draw(how, block)
+    self.drawn = block + 1, self.ahead.submit(self._draw, self._how(step + n), block + 1)
+    slates, clicks, latents = self.players.play[how](*(tensor.to(self.device, non_blocking=True) for tensor in drawn))
     replay = self.members[0].source.replay
-    rows = (replay.stored + torch.arange(p.num_envs, device=self.device)) % replay.capacity
+    rows = (replay.stored + torch.arange(n, device=self.device)) % replay.capacity
     for name, value in dict(slates=slates, clicks=clicks, latents=latents).items(): self.replay[name][:, rows] = value
-    returns = clicks[:, :, 1:].sum((1, 2, 3)) if p.num_envs == 1 else clicks[:, :, 1:].sum((2, 3))
-    for member, own in zip(self.members, returns.view(self.size, -1).float().tolist()):
-        member.source.replay.stored += p.num_envs
-        member.source.returns = own
+    self.returns = clicks[:, :, 1:].sum((2, 3), dtype=torch.float32)
+    for member in self.members: member.source.replay.stored += n
 
 @patch
-def _drawn(self: Stack, how: str, block: int) -> tuple[Tensor, Tensor, Tensor]:
+def tell_returns(self: Stack):
+    "Give each member the returns of what it played: reading them waits for the GPU, so it is done late."
+    if self.returns is None: return
+    for member, own in zip(self.members, self.returns.tolist()): member.source.returns = own
+    self.returns = None
+
+@patch
+def _how(self: Stack, step: int) -> str: return 'random' if step < self.params.agent.random_steps else 'sample'
+
+@patch
+def _draw(self: Stack, how: str, block: int) -> tuple[Tensor, Tensor, Tensor]:
     "Users and random numbers of a block of training episodes, those that each member has alone."
     n, turns, dim = self.params.agent.num_envs, self.envs[0].episode_length, self.sac.agent.action_dim
     def of_member(member: Member):
@@ -199,9 +206,9 @@ def _drawn(self: Stack, how: str, block: int) -> tuple[Tensor, Tensor, Tensor]:
         return users, uniforms, torch.from_numpy(draw((turns, n, dim), dtype=np.float32))
     users, uniforms, numbers = zip(*self.pool.map(of_member, self.members))
     drawn = torch.cat(users), torch.cat(uniforms, 1), torch.stack(numbers, 1)
-    return tuple(tensor.to(self.device) for tensor in drawn)
+    return tuple(tensor.pin_memory() for tensor in drawn) if self.device.type == 'cuda' else drawn
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #1e136f0e
+# %% ../../nbs/lib/training/69_stacks.ipynb #cb2bbd80
 @patch
 def update(self: Stack, updates: int):
     "As many updates of every member, from the replay as it is."
@@ -223,16 +230,15 @@ def update(self: Stack, updates: int):
         member.figures = {name: value[number] for name, value in figures.items()}
 
 @patch
-def validation_of(self: Stack, member: Member) -> Episodes|None:
-    "A member's validation episodes at this step; None where each plays by itself."
+def validation_of(self: Stack, member: Member) -> tuple[Episodes, dict]|None:
+    "A member's validation episodes at this step, and their measures; None where each plays by itself."
     if self.players is None: return None
     if self.validated is None or self.validated[0] != self.steps: self.validated = self.steps, self._validate()
-    number = self.members.index(member)
-    return Episodes(*(tensor[number] for tensor in self.validated[1]))
+    return self.validated[1][self.members.index(member)]
 
 @patch
-def _validate(self: Stack) -> list[Tensor]:
-    "The validation users with every member's mode: slates, clicks, latents."
+def _validate(self: Stack) -> list[tuple[Episodes, dict]]:
+    "The validation users with every member's mode."
     episodes = self.params.training.val_episodes
     n = min(EVALUATION_BLOCK, episodes)
     if self.validators is None:
@@ -244,9 +250,12 @@ def _validate(self: Stack) -> list[Tensor]:
         self.validators = players, blocks, unread
     players, blocks, unread = self.validators
     parts = [[tensor.cpu() for tensor in players.play['mode'](*block, unread)] for block in blocks]
-    return [torch.cat(tensors, 1)[:, :episodes] for tensors in zip(*parts)]
+    tensors = [torch.cat(part, 1)[:, :episodes] for part in zip(*parts)]
+    played = [Episodes(*(tensor[number] for tensor in tensors)) for number in range(self.size)]
+    simulators = [member.source.simulator for member in self.members]
+    return list(zip(played, self.pool.map(measures, played, simulators)))
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #d1661f50
+# %% ../../nbs/lib/training/69_stacks.ipynb #c4bd70b4
 def run_stack(members: list[Member], until: int, noted: list, bar, together: bool|None = None):
     "Train members at one step up to another. `noted`: interruptions so far."
     resumed = [member for member in members if member.run.resume and member.stack is None]
@@ -261,6 +270,7 @@ def run_stack(members: list[Member], until: int, noted: list, bar, together: boo
         stack.advance(step)
         updates = p.updates_per_step*max(0, min(burst, step + burst - p.random_steps))
         if updates: stack.update(updates)
+        stack.tell_returns()
         for member in alive:
             try:
                 for _ in range(burst):
@@ -297,7 +307,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
         if noted: raise KeyboardInterrupt
     return members
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #0e39fee9
+# %% ../../nbs/lib/training/69_stacks.ipynb #4bb4baf0
 def kind_of(params: Params) -> str:
     "What trainings that learn as one have in common."
     gems, env = params.gems, params.env
@@ -326,10 +336,12 @@ def train_many(all_params: list[Params], force: bool = False, say=print,
     if why := cannot_stack_agents([params.agent for params in all_params[:1]]):
         raise SlateRLError(f"{all_params[0].agent_name} cannot be trained with others: {why}. One alone: "
                            f"{train_command(all_params[0])}")
-    kinds, failures = {}, {}
+    kinds, failures, began = {}, {}, time.monotonic()
     for params in all_params: kinds.setdefault(kind_of(params), []).append(params)
     for kind in kinds.values(): failures |= _train_kind(kind, force, say, together)
+    say(f"Trained in {time.monotonic() - began:.0f} s; now the test users")
     trained = test_many([params for params in all_params if id(params) not in failures])
+    say(f"Tested: {time.monotonic() - began:.0f} s in all")
     if failures:
         stopped = '; '.join(f'{params.env.label}, seed {params.seed}: {failures[id(params)]}'
                             for params in all_params if id(params) in failures)
