@@ -142,6 +142,25 @@ def demo(args):
     of_run = f'--agent {params.agent_name} --seed {params.seed} --scale {params.scale}'
     print(f"\n{time.time() - began:.0f} s in all. slate-rl status {params.env.name} {of_run} shows what there is.")
 
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #8e4f1ba6
+@command('train-many', 'train agents of many environments and seeds as one computation, best on a GPU',
+         argument('--envs', required=True, help="names with commas between, 'published' (six) or 'all' (twelve)"),
+         argument('--seeds', required=True,
+                  help="how many of params/seeds.yaml, or seeds with commas between: '10', '1,2,3'; one alone: '7,'"),
+         AGENT, SCALE,
+         argument('--variants', nargs='+', default=[], metavar='OVERRIDES',
+                  help='dotted keys, each set for all environments and seeds: "{agent.tau: 0.01}" "{agent.tau: 0.001}"'),
+         FORCE)
+def _train_many(args):
+    from offline_slate_rl.training.checkpoints import target_name
+    from offline_slate_rl.training.stacks import many_params, train_many
+    all_params = _typed(many_params, args.envs, args.seeds, args.agent, args.scale, args.variants)
+    for trained in train_many(all_params, args.force):
+        params, test = trained.params, trained.test
+        returns = ', '.join(f"{name} {test[name]['return_mean']:.1f} ± {test[name]['return_ci95']:.1f}"
+                            for name in (target_name(params), 'best') if name in test)
+        print(f'{params.env.label:20} seed {params.seed:<10} {returns}')
+
 # %% ../../nbs/lib/pipeline/96_cli.ipynb #2e40250a
 @command('approve', 'let a checkpoint collect a dataset',
          argument('env'), argument('quality', help='medium or expert'), *RUN,

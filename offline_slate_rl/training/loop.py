@@ -87,7 +87,7 @@ class Loop(pl.LightningModule):
                 self.updates += 1
         self.steps += 1
 
-# %% ../../nbs/lib/training/62_loop.ipynb #768324d3
+# %% ../../nbs/lib/training/62_loop.ipynb #01f7c60a
 @patch
 def state(self: Loop) -> dict:
     "Counters, source, generators, optimisers; the agent's own state is saved beside it."
@@ -104,8 +104,8 @@ def restore(self: Loop, state: dict):
                            f"training.device={device}, or train again with force.")
     if (was := state.get('arithmetic', 'plain')) != self.arithmetic:
         way = dict(plain='papermill nbs/20_train.ipynb', stacked='slate-rl train-many')[was]
-        raise SlateRLError(f"This run's arithmetic was {was} so far, and {self.arithmetic} is asked now: go on with it by "
-                           f"{way}, or train again with force.")
+        raise SlateRLError(f"This run's arithmetic was {was} so far, and {self.arithmetic} is asked now: "
+                           f"go on with it by {way}, or train again with force.")
     self.steps, self.updates = state['steps'], state['updates']
     self.source.restore(state['source'])
     self.draws.set_state(state['draws'])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
-           'many_command', 'test_many', 'train_many']
+           'many_command', 'many_params', 'test_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #c8be3eac
-import contextlib, json, math, time
+# %% ../../nbs/lib/training/69_stacks.ipynb #fc57cf66
+import contextlib, json, math, shlex, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -22,14 +22,14 @@ from ..agents.sac_stack import SACStack, belief_inputs, cannot_stack_agents, for
 from ..core.basics import shell_options
 from ..core.errors import Interrupted, SlateRLError
 from ..core.lightning import noted_interruptions
-from ..core.params import Params
+from ..core.params import Params, load_params, params_file, registry
 from ..core.store import available_cores, freed_memory_kept, one_thread, pick_device
 from ..core.streams import stream, torch_seed
 from ..play.episodes import Episodes, id_dtype
 from ..play.measures import EVALUATION_BLOCK, USERS_SEED, measures
 from ..rankers.gems import GeMS
 from .checkpoints import Run, online_run, train_command, untrained_agent
-from .loop import Keeper, Loop, steps_at_once
+from .loop import Keeper, Loop, steps_at_once, validates
 from .online import SimulatorSource, Trained, is_finished, opened, train
 from ..world.world_stack import SAME, WorldStack, cannot_stack, draw_rows
 
@@ -208,7 +208,7 @@ def _draw(self: Stack, how: str, block: int) -> tuple[Tensor, Tensor, Tensor]:
     drawn = torch.cat(users), torch.cat(uniforms, 1), torch.stack(numbers, 1)
     return tuple(tensor.pin_memory() for tensor in drawn) if self.device.type == 'cuda' else drawn
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #cb2bbd80
+# %% ../../nbs/lib/training/69_stacks.ipynb #2a790e31
 @patch
 def update(self: Stack, updates: int):
     "As many updates of every member, from the replay as it is."
@@ -233,12 +233,13 @@ def update(self: Stack, updates: int):
 def validation_of(self: Stack, member: Member) -> tuple[Episodes, dict]|None:
     "A member's validation episodes at this step, and their measures; None where each plays by itself."
     if self.players is None: return None
-    if self.validated is None or self.validated[0] != self.steps: self.validated = self.steps, self._validate()
-    return self.validated[1][self.members.index(member)]
+    if self.validated is None or self.validated[0] != member.steps: self.validate(member.steps)
+    played = self.validated[1][self.members.index(member)]
+    return played, measures(played, member.source.simulator)
 
 @patch
-def _validate(self: Stack) -> list[tuple[Episodes, dict]]:
-    "The validation users with every member's mode."
+def validate(self: Stack, step: int):
+    "Play the validation users with every member's mode, for the validations of all members after `step` steps."
     episodes = self.params.training.val_episodes
     n = min(EVALUATION_BLOCK, episodes)
     if self.validators is None:
@@ -251,11 +252,17 @@ def _validate(self: Stack) -> list[tuple[Episodes, dict]]:
     players, blocks, unread = self.validators
     parts = [[tensor.cpu() for tensor in players.play['mode'](*block, unread)] for block in blocks]
     tensors = [torch.cat(part, 1)[:, :episodes] for part in zip(*parts)]
-    played = [Episodes(*(tensor[number] for tensor in tensors)) for number in range(self.size)]
-    simulators = [member.source.simulator for member in self.members]
-    return list(zip(played, self.pool.map(measures, played, simulators)))
+    self.validated = step, [Episodes(*(tensor[number] for tensor in tensors)) for number in range(self.size)]
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #c4bd70b4
+# %% ../../nbs/lib/training/69_stacks.ipynb #fd450dc7
+def _step_through(member: Member, steps: int):
+    "Validate, save and report what is due; a member that has gone wrong stops."
+    try:
+        for _ in range(steps):
+            member.steps += 1
+            member.keeper.on_train_batch_end(None, member)
+    except SlateRLError as error: member.failure = error
+
 def run_stack(members: list[Member], until: int, noted: list, bar, together: bool|None = None):
     "Train members at one step up to another. `noted`: interruptions so far."
     resumed = [member for member in members if member.run.resume and member.stack is None]
@@ -271,16 +278,12 @@ def run_stack(members: list[Member], until: int, noted: list, bar, together: boo
         updates = p.updates_per_step*max(0, min(burst, step + burst - p.random_steps))
         if updates: stack.update(updates)
         stack.tell_returns()
-        for member in alive:
-            try:
-                for _ in range(burst):
-                    member.steps += 1
-                    member.keeper.on_train_batch_end(None, member)
-            except SlateRLError as error: member.failure = error
+        if stack.players and validates(step + burst, training): stack.validate(step + burst)
+        list(stack.pool.map(_step_through, alive, [burst]*len(alive)))
         alive = [member for member in alive if member.failure is None]
         bar.update(burst*len(alive))
     if noted:
-        for member in alive: member.keeper.save_last(member)
+        list(stack.pool.map(lambda member: member.keeper.save_last(member), alive))
 
 # %% ../../nbs/lib/training/69_stacks.ipynb #fe80b70c
 @freed_memory_kept()
@@ -307,7 +310,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
         if noted: raise KeyboardInterrupt
     return members
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #4bb4baf0
+# %% ../../nbs/lib/training/69_stacks.ipynb #859ccdaf
 def kind_of(params: Params) -> str:
     "What trainings that learn as one have in common."
     gems, env = params.gems, params.env
@@ -317,11 +320,33 @@ def kind_of(params: Params) -> str:
 def many_command(all_params: list[Params]) -> str:
     "The line that trains them, or goes on."
     first = all_params[0]
-    envs, seeds = (','.join(dict.fromkeys(map(str, values))) for values in
-                   ([params.env.name for params in all_params], [params.seed for params in all_params]))
-    overrides = json.dumps(first.overrides) if first.overrides else ''
-    given = dict(envs=envs, seeds=seeds, agent=first.agent_name, scale=first.scale, overrides=overrides)
-    return f'slate-rl train-many {shell_options(**given)}'
+    envs = ','.join(dict.fromkeys(params.env.name for params in all_params))
+    seeds = ','.join(dict.fromkeys(str(params.seed) for params in all_params))
+    variants = list(dict.fromkeys(json.dumps(params.overrides) for params in all_params))
+    given = dict(envs=envs, seeds=seeds if ',' in seeds else f'{seeds},', agent=first.agent_name, scale=first.scale)
+    its = ' '.join(map(shlex.quote, variants))
+    return f'slate-rl train-many {shell_options(**given)}' + (f' --variants {its}' if variants != ['{}'] else '')
+
+def many_params(envs: str,   # names with commas between, `published` or `all`
+                seeds: str,  # how many of params/seeds.yaml, or seeds with commas between: '7,' is one
+                agent: str, scale: str = '',
+                variants: list[str] = (),  # overrides; each is trained in each environment with each seed
+               ) -> list[Params]:
+    "Parameters of all trainings of a set."
+    published = [name for name in registry() if name.split('_')[0] in ('diffuse', 'focused')]
+    names = dict(published=published, all=registry()).get(envs) or [name for name in envs.split(',') if name]
+    given = [seed for seed in seeds.split(',') if seed]
+    if not names or not given or not all(seed.isdigit() for seed in given):
+        raise SlateRLError(f"envs is '{envs}' and seeds is '{seeds}'; names and numbers with commas between were "
+                           "expected, or how many seeds: --envs focused_mix,diffuse_mix --seeds 10")
+    if ',' not in seeds:
+        known = params_file('seeds.yaml')
+        if not 0 < int(seeds) <= len(known):
+            raise SlateRLError(f"seeds is {seeds}, and params/seeds.yaml has {len(known)}. "
+                               f"One seed is written with a comma: --seeds {seeds},")
+        given = known[:int(seeds)]
+    return [load_params(name, agent, int(seed), scale, variant)
+            for variant in variants or [''] for name in names for seed in given]
 
 def test_many(all_params: list[Params]) -> list[Trained]:
     "Finished trainings, each of their step checkpoints and bests tested, by as many processes as there are cores."
@@ -345,7 +370,8 @@ def train_many(all_params: list[Params], force: bool = False, say=print,
     if failures:
         stopped = '; '.join(f'{params.env.label}, seed {params.seed}: {failures[id(params)]}'
                             for params in all_params if id(params) in failures)
-        raise SlateRLError(f"{len(failures)} of {len(all_params)} trainings stopped, the others are finished. {stopped}")
+        raise SlateRLError(f"{len(failures)} of {len(all_params)} trainings stopped, the others are finished. "
+                           f"{stopped}")
     return trained
 
 def _train_kind(kind: list[Params], force: bool, say, together: bool|None) -> dict[int, SlateRLError]:
