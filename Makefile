@@ -15,7 +15,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
+.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -68,6 +68,9 @@ ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep th
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json
 	$(BIN)/python -c "from offline_slate_rl.pipeline.bench import bench; bench()"
+
+gpu: .venv/.ready ## on a CUDA GPU: does it agree with the CPU, and how fast is it; rows in outputs/bench/gpu.json (five minutes)
+	$(BIN)/python -c "from offline_slate_rl.studies.gpu import gpu; gpu()"
 
 lab: .venv/.ready ## JupyterLab, opened on nbs/
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs

@@ -142,14 +142,14 @@ def demo(args):
     of_run = f'--agent {params.agent_name} --seed {params.seed} --scale {params.scale}'
     print(f"\n{time.time() - began:.0f} s in all. slate-rl status {params.env.name} {of_run} shows what there is.")
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #8e4f1ba6
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #67818c0b
 @command('train-many', 'train agents of many environments and seeds as one computation, best on a GPU',
          argument('--envs', required=True, help="names with commas between, 'published' (six) or 'all' (twelve)"),
          argument('--seeds', required=True,
                   help="how many of params/seeds.yaml, or seeds with commas between: '10', '1,2,3'; one alone: '7,'"),
          AGENT, SCALE,
          argument('--variants', nargs='+', default=[], metavar='OVERRIDES',
-                  help='dotted keys, each set for all environments and seeds: "{agent.tau: 0.01}" "{agent.tau: 0.001}"'),
+                  help='dotted keys, each for all environments and seeds: "{agent.tau: 0.01}" "{agent.tau: 0.001}"'),
          FORCE)
 def _train_many(args):
     from offline_slate_rl.training.checkpoints import target_name
