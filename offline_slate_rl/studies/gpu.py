@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'PUBLISHED', 'CHECKS', 'ROWS', 'of_gpu', 'seeds', 'pretrained', 'check', 'demand', 'worlds_agree',
-           'members_on', 'forty_steps', 'stacks_agree', 'players_agree', 'trains_and_goes_on', 'timed', 'row', 'single',
-           'stack_rows', 'stack_of_6', 'stack_of_60', 'whole', 'pretraining', 'collection', 'simulator', 'gpu']
+           'members_on', 'forty_steps', 'scans_agree', 'stacks_agree', 'players_agree', 'trains_and_goes_on', 'timed',
+           'row', 'single', 'stack_rows', 'stack_of_6', 'stack_of_60', 'whole', 'pretraining', 'collection',
+           'simulator', 'gpu']
 
-# %% ../../nbs/studies/111_gpu.ipynb #694ea3c3
+# %% ../../nbs/studies/111_gpu.ipynb #839481a7
 import json, os, tempfile, time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..agents.sac_stack import StackedGRUScan, gru_scan_on
 from ..core.errors import SlateRLError
 from ..core.files import write_text
 from ..core.params import Params, env_params, load_params, outputs_dir, params_file, registry, repo_dir
@@ -49,7 +51,7 @@ def pretrained():
         params = of_gpu(env, seeds(1)[0])
         pretrain_gems(params, log_trajectories(params))
 
-# %% ../../nbs/studies/111_gpu.ipynb #d53d203a
+# %% ../../nbs/studies/111_gpu.ipynb #2ff48824
 CHECKS, ROWS = {}, {}
 
 def check(function: Callable) -> Callable:
@@ -85,6 +87,20 @@ def forty_steps(members: list[Member], recorded: bool = True) -> Stack:
     for step in 0, 20: stack.advance(step)
     stack.update(5)
     return stack
+
+@check
+def scans_agree():
+    "the belief scan in two kernels gives the states and gradients of the one turn by turn"
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=g).to('cuda').requires_grad_()
+                       for shape in ((101, 12, 20, 60), (12, 60, 20), (12, 60)))
+    weight.data.mul_(.2)
+    weights = torch.randn(101, 12, 20, 20, generator=g).to('cuda')
+    def all_of(scan):
+        states = scan.apply(x, weight, bias)
+        return states.detach(), *torch.autograd.grad((weights*states).sum(), [x, weight, bias])
+    for mine, plain in zip(all_of(gru_scan_on(x.device)), all_of(StackedGRUScan)):
+        demand((mine - plain).norm() < 1e-5*plain.norm(), f"they differ by {(mine - plain).norm()/plain.norm():.1e}")
 
 @check
 def stacks_agree():

@@ -87,7 +87,7 @@ class Loop(pl.LightningModule):
                 self.updates += 1
         self.steps += 1
 
-# %% ../../nbs/lib/training/62_loop.ipynb #01f7c60a
+# %% ../../nbs/lib/training/62_loop.ipynb #b4379caf
 @patch
 def state(self: Loop) -> dict:
     "Counters, source, generators, optimisers; the agent's own state is saved beside it."
@@ -103,7 +103,7 @@ def restore(self: Loop, state: dict):
         raise SlateRLError(f"This run was trained on {device} so far, and its random numbers go on only there: "
                            f"training.device={device}, or train again with force.")
     if (was := state.get('arithmetic', 'plain')) != self.arithmetic:
-        way = dict(plain='papermill nbs/20_train.ipynb', stacked='slate-rl train-many')[was]
+        way = 'papermill nbs/20_train.ipynb' if was == 'plain' else 'slate-rl train-many'
         raise SlateRLError(f"This run's arithmetic was {was} so far, and {self.arithmetic} is asked now: "
                            f"go on with it by {way}, or train again with force.")
     self.steps, self.updates = state['steps'], state['updates']

@@ -6,7 +6,7 @@
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
            'many_command', 'many_params', 'test_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #fc57cf66
+# %% ../../nbs/lib/training/69_stacks.ipynb #18c2d0ce
 import contextlib, json, math, shlex, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..agents.sac_stack import SACStack, belief_inputs, cannot_stack_agents, forward, linear
+from ..agents.sac_stack import (SACStack, belief_inputs, cannot_stack_agents, forward, gru_scan_on,
+                                               linear)
 from ..core.basics import shell_options
 from ..core.errors import Interrupted, SlateRLError
 from ..core.lightning import noted_interruptions
@@ -105,11 +106,9 @@ class Players:
         ids = id_dtype(worlds.env.num_items)
         return torch.stack(slates, 2).to(ids), torch.stack(clicks, 2).to(torch.uint8), torch.stack(latents, 2)
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #2e8c5fee
+# %% ../../nbs/lib/training/69_stacks.ipynb #9b9727dd
 class Member(Loop):
     "An agent that learns in a stack."
-    arithmetic = 'stacked'
-
     def __init__(self, params: Params, run: Run):
         agent = untrained_agent(params)[0].to(pick_device(params.training.device))
         if run.resume: agent.load_state_dict(run.resume['state_dict'])
@@ -117,6 +116,11 @@ class Member(Loop):
         self.draws = torch.Generator().manual_seed(torch_seed(params.seed, 'train/replay'))
         self.run, self.keeper, self.stack, self.failure = run, Keeper(params, run, shown=False), None, None
         self.own_optimizers = agent.optimizers()
+
+    @property
+    def arithmetic(self) -> str:
+        "What its checkpoints say of how sums were made; a training is not continued with another scan either."
+        return f'stacked, {gru_scan_on(self.agent.device).__name__}'
 
     @property
     def its_optimizers(self) -> list[torch.optim.Optimizer]: return self.own_optimizers
