@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stack_modules', 'linear', 'forward', 'ReluNetwork', 'scalar_network', 'stack_adam', 'StackedGRUScan', 'TritonGRUScan',
-           'gru_scan_on', 'Rows', 'belief_inputs', 'stacked_beliefs', 'cannot_stack_agents', 'SACStack']
+           'gru_scan_on', 'belief_inputs', 'stacked_beliefs', 'cannot_stack_agents', 'SACStack']
 
 # %% ../../nbs/lib/agents/699_sac_stack.ipynb #b679e3c2
 import copy
@@ -147,7 +147,7 @@ def _gradients(to_hidden: Tensor, to_new: Tensor, h: Tensor) -> tuple[Tensor, Te
     to_x = torch.cat([to_hidden[..., :2*to_new.shape[-1]], to_new], -1)
     return to_x, rows.transpose(1, 2) @ before, rows.sum(1)
 
-# %% ../../nbs/lib/agents/699_sac_stack.ipynb #a61fb69d
+# %% ../../nbs/lib/agents/699_sac_stack.ipynb #b8bd6d44
 try: import triton, triton.language as tl
 except ModuleNotFoundError: triton = None
 
@@ -184,7 +184,7 @@ if triton:
     @triton.jit
     def _gru_backward(grad, weight, h, gates, hidden, new, to_hidden, to_new, turns, groups, n, d,
                       ROWS: tl.constexpr, D: tl.constexpr):
-        "Gradients at W h + b in `to_hidden`, and at the candidate's input in `to_new`, from the last turn to the first."
+        "Gradients at W h + b in `to_hidden` and at the candidate's input in `to_new`, from the last turn on."
         group, row, col = tl.program_id(0), tl.program_id(1)*ROWS + tl.arange(0, ROWS), tl.arange(0, D)
         there = (row < n)[:, None] & (col < d)[None, :]
         square = (col < d)[:, None] & (col < d)[None, :]
@@ -210,7 +210,7 @@ if triton:
             later = at_state*z + tl.dot(at_r, w_r, input_precision='ieee') + tl.dot(at_z, w_z, input_precision='ieee')
             later += tl.dot(at_new*r, w_n, input_precision='ieee')
 
-# %% ../../nbs/lib/agents/699_sac_stack.ipynb #26070f7d
+# %% ../../nbs/lib/agents/699_sac_stack.ipynb #a9aafef2
 class TritonGRUScan(torch.autograd.Function):
     "`StackedGRUScan` in two kernels."
     @staticmethod
@@ -234,32 +234,22 @@ class TritonGRUScan(torch.autograd.Function):
         h, gates, hidden, new, weight = ctx.saved_tensors
         d, to_new = new.shape[-1], torch.empty_like(new)
         to_hidden = new.new_empty(*new.shape[:3], 3*d)
-        TritonGRUScan._launch(_gru_backward, new.shape, grad.contiguous(), weight, h, gates, hidden, new, to_hidden, to_new)
+        given = grad.contiguous(), weight, h, gates, hidden, new, to_hidden, to_new
+        TritonGRUScan._launch(_gru_backward, new.shape, *given)
         return _gradients(to_hidden, to_new, h)
 
 def gru_scan_on(device: torch.device) -> type[torch.autograd.Function]:
     "The scan for a device."
     return TritonGRUScan if triton and device.type == 'cuda' else StackedGRUScan
 
-# %% ../../nbs/lib/agents/699_sac_stack.ipynb #d9a2b5f4
-class Rows(torch.autograd.Function):
-    "Rows (n, dim) of a table; on a GPU faster than `index_select`, whose backward pass it has."
-    @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.shape = table.shape
-        return table[index] if table.is_cuda else table.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor): return grad.new_zeros(ctx.shape).index_add_(0, *ctx.saved_tensors, grad), None
-
+# %% ../../nbs/lib/agents/699_sac_stack.ipynb #b7dbaf06
 def belief_inputs(belief: GRUBelief,
                   slates: Tensor, clicks: Tensor,  # (B, ..., slate_size)
                  ) -> Tensor:                      # (B, ..., input_dim)
     "Embeddings and clicks of observations, slot by slot, with a stacked belief."
     members, items, dim = belief.embedding.weight.shape
     first = items*torch.arange(members, device=slates.device).view(-1, *[1]*(slates.dim() - 1))
-    embedded = Rows.apply(belief.embedding.weight.flatten(0, 1), (slates + first).flatten())
+    embedded = belief.embedding.weight.flatten(0, 1).index_select(0, (slates + first).flatten())
     return torch.cat([embedded.view(*slates.shape, dim), clicks.unsqueeze(-1).to(embedded.dtype)], -1).flatten(-2)
 
 def stacked_beliefs(beliefs: list[GRUBelief],         # stacked: of the actors, of the critics

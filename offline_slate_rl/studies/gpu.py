@@ -6,15 +6,16 @@
 __all__ = ['KEPT', 'PUBLISHED', 'CHECKS', 'ROWS', 'of_gpu', 'seeds', 'pretrained', 'check', 'demand', 'worlds_agree',
            'members_on', 'forty_steps', 'scans_agree', 'stacks_agree', 'players_agree', 'trains_and_goes_on', 'timed',
            'row', 'single', 'stack_rows', 'stack_of_6', 'stack_of_60', 'whole', 'pretraining', 'collection',
-           'simulator', 'gpu']
+           'simulator', 'gpu', 'kept_rows', 'plot_stacks']
 
-# %% ../../nbs/studies/111_gpu.ipynb #839481a7
+# %% ../../nbs/studies/111_gpu.ipynb #234a8f99
 import json, os, tempfile, time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
+import matplotlib.pyplot as plt, pandas as pd, torch
+from matplotlib.figure import Figure
 
 from ..agents.sac_stack import StackedGRUScan, gru_scan_on
 from ..core.errors import SlateRLError
@@ -286,3 +287,22 @@ def gpu(path: Path|None = None) -> list[dict]:
             print(f'{time.perf_counter() - began:6.1f} s  {name}', flush=True)
     write_text(path, json.dumps(dict(machine=machine, checks=outcomes, rows=rows), indent=1))
     return rows
+
+# %% ../../nbs/studies/111_gpu.ipynb #d8852e4f
+def kept_rows(path: Path = KEPT) -> tuple[dict, dict[str, str], pd.DataFrame]:
+    "The machine, what its checks said, and its rows."
+    kept = json.loads(path.read_text(encoding='utf-8'))
+    return kept['machine'], kept['checks'], pd.DataFrame(kept['rows']).set_index('name')
+
+def plot_stacks(rows: pd.DataFrame) -> Figure:
+    "Minutes of 100,000 steps for each agent, alone and in stacks."
+    minutes = {1: rows.value['train.sac_gems.step_ms']*100_000/60_000}
+    minutes |= {size: rows.value[f'train.stack_{size}.minutes']/size for size in (6, 60)}
+    figure, axes = plt.subplots(figsize=(5, 3), layout='constrained')
+    axes.loglog(list(minutes), list(minutes.values()), 'o-')
+    for size, value in minutes.items():
+        axes.annotate(f'{value:.2g} min', (size, value), (6, 4), textcoords='offset points')
+    axes.set(xlabel='agents learning as one', ylabel='minutes an agent', xticks=list(minutes), xlim=(.8, 150),
+             xticklabels=list(map(str, minutes)), title='100,000 steps of SAC+GeMS')
+    axes.minorticks_off()
+    return figure
