@@ -88,17 +88,22 @@ def plain_squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, 
     log_prob = -0.5*noise.square() - 0.5*math.log(2*math.pi) - log_std - log_slope
     return torch.tanh(x), log_prob.sum(-1)
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #e2c56808
+# %% ../../nbs/lib/core/04_kernels.ipynb #3b089322
+def _squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    "Action, its log-density, and std*noise."
+    spread = log_std.exp()*noise
+    x = mean + spread
+    constant = mean.shape[-1]*(0.5*math.log(2*math.pi) + 2*math.log(2))
+    log_prob = ((F.softplus(-2*x) + x)*2 - log_std - 0.5*noise.square()).sum(-1) - constant
+    return torch.tanh(x), log_prob, spread
+
 class Squash(torch.autograd.Function):
     "`plain_squash`, with a backward pass of its own."
     @staticmethod
     def forward(ctx, mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        spread = log_std.exp()*noise
-        x = mean + spread
-        unit = torch.tanh(x)
+        unit, log_prob, spread = _squashed(mean, log_std, noise)
         ctx.save_for_backward(unit, spread)
-        constant = mean.shape[-1]*(0.5*math.log(2*math.pi) + 2*math.log(2))
-        return unit, ((F.softplus(-2*x) + x)*2 - log_std - 0.5*noise.square()).sum(-1) - constant
+        return unit, log_prob
 
     @staticmethod
     def backward(ctx, to_unit: Tensor, to_log_prob: Tensor):
@@ -109,6 +114,7 @@ class Squash(torch.autograd.Function):
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     "Action in (-1, 1) and its log-density."
+    if not torch.is_grad_enabled(): return _squashed(mean, log_std, noise)[:2]  # who plays needs no graph
     return Squash.apply(mean, log_std, noise)
 
 # %% ../../nbs/lib/core/04_kernels.ipynb #cceeea77
