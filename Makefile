@@ -15,7 +15,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
+.PHONY: help demo test nightly bench costs agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -68,6 +68,10 @@ ablation: .venv/.ready ## train the variants of params/ablation.yaml and keep th
 bench: export OMP_NUM_THREADS = 1
 bench: .venv/.ready ## how fast this is on one core: a table, and the rows in outputs/bench/latest.json
 	$(BIN)/python -c "from offline_slate_rl.pipeline.bench import bench; bench()"
+
+costs: export OMP_NUM_THREADS = 1
+costs: .venv/.ready ## how time and memory grow with items, slates, users, episodes: nbs/results/costs.csv (some minutes)
+	$(BIN)/python -c "from offline_slate_rl.studies.costs import measure_costs; measure_costs()"
 
 lab: .venv/.ready ## JupyterLab, opened on nbs/
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs
