@@ -6,8 +6,8 @@
 __all__ = ['WORK', 'SIZES', 'TOO_LARGE', 'AXES', 'work', 'given_turn', 'best_turn', 'played', 'an_update', 'gems_batch',
            'loading', 'points', 'seconds', 'measured', 'measure_costs', 'slope', 'slopes', 'plot_costs']
 
-# %% ../../nbs/studies/110_costs.ipynb #b6faed7e
-import json, subprocess, sys, tempfile
+# %% ../../nbs/studies/110_costs.ipynb #da207e15
+import multiprocessing, resource, tempfile, time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..core.params import env_params
 from ..core.store import freed_memory_kept, load_artifact, one_thread, save_artifact
 from ..data.datasets import Dataset, write_dataset
-from ..pipeline.bench import best_time, untrained
+from ..pipeline.bench import untrained
 from ..pipeline.results import RESULTS
 from ..play.episodes import rollout
 from ..rankers.gems import gems_losses
@@ -101,10 +101,11 @@ def loading(episodes: int = 1000) -> Callable:
     def load(folder=folder): return Dataset(load_artifact(path, 'dataset')).to_torch()  # keeps the folder
     return load
 
-# %% ../../nbs/studies/110_costs.ipynb #276f55c5
+# %% ../../nbs/studies/110_costs.ipynb #55b001d0
 SIZES = {'num_items': [100, 1000, 10_000, 100_000, 1_000_000], 'slate_size': [2, 10, 50],
          'num_envs': [1, 10, 100, 1000, 10_000], 'batch_size': [5, 20, 80], 'episodes': [100, 1000, 10_000]}
-TOO_LARGE = {('a batch of GeMS', 'num_items'): 100_000}  # beyond it: probabilities of a million items, 256 times
+TOO_LARGE = {('a batch of GeMS', 'num_items'): 100_000,  # beyond: probabilities of a million items, 256 times
+             ('ten turns of SAC+GeMS', 'num_envs'): 1000}
 
 def points() -> list[tuple[str, str, int]]:
     "Kind of work, what is varied, and its value."
@@ -119,28 +120,31 @@ def points() -> list[tuple[str, str, int]]:
 @one_thread()
 @freed_memory_kept()
 def seconds(name: str, **size) -> float:
-    "Of the fastest run."
-    return best_time(WORK[name](**size), seconds=0.5, least=3)
+    "CPU seconds of the fastest run: on one thread those are the seconds of a quiet machine."
+    run, times, end = WORK[name](**size), [], time.process_time() + 0.3
+    run()
+    while len(times) < 2 or time.process_time() < end:
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return min(times)
 
-_POINT = """
-import json, resource
-from offline_slate_rl.studies.costs import seconds
-print(json.dumps(dict(seconds=seconds({name!r}, **{size!r}), kB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
-"""
+def _point(name: str, axis: str, value: int) -> dict:
+    took = seconds(name, **{axis: value})
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024/1e6  # Linux counts in kB
+    return dict(work=name, axis=axis, value=value, seconds=took, megabytes=most)
 
 def measured(name: str, axis: str, value: int) -> dict:
-    "A row: time and most memory of a process for one point (Linux counts memory in kB)."
-    line = [sys.executable, '-c', _POINT.format(name=name, size={axis: value})]
-    found = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
-    return dict(work=name, axis=axis, value=value, seconds=found['seconds'], megabytes=found['kB']*1024/1e6)
+    "A row: time of one point, and the most memory of the process that measured it."
+    with multiprocessing.get_context('fork').Pool(1) as process: return process.apply(_point, (name, axis, value))
 
 def measure_costs(path: Path = RESULTS/'costs.csv', limit: int|None = None) -> pd.DataFrame:
     "Measure all points, or the first `limit`, and keep their rows."
     rows = []
     for name, axis, value in points()[:limit]:
         rows.append(measured(name, axis, value))
-        print(f"{name:28} {axis:10} {value:>9,}  {rows[-1]['seconds']*1e3:10.2f} ms  {rows[-1]['megabytes']:8.0f} MB",
-              flush=True)
+        took, most = 1e3*rows[-1]['seconds'], rows[-1]['megabytes']
+        print(f'{name:28} {axis:10} {value:>9,}  {took:10.2f} ms  {most:8.0f} MB', flush=True)
     table = pd.DataFrame(rows)
     table.to_csv(path, index=False, float_format='%.4g')
     return table
