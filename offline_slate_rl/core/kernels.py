@@ -7,10 +7,10 @@ __all__ = ['plain_gru_scan', 'GRUScan', 'gru_scan', 'plain_squash', 'Squash', 's
            'plain_item_cross_entropy', 'ItemCrossEntropy', 'item_cross_entropy', 'plain_argmax_items', 'argmax_items',
            'plain_top_items', 'top_items']
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #3d90bfc6
+# %% ../../nbs/lib/core/04_kernels.ipynb #64d3eda9
 import math
 
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../../nbs/lib/core/04_kernels.ipynb #ff27fd7b
@@ -200,13 +200,24 @@ def plain_argmax_items(slots: Tensor, table: Tensor) -> Tensor:  # (..., dim), (
     "The item with the highest score slots @ table.T."
     return (slots @ table.T).argmax(-1)
 
-# %% ../../nbs/lib/core/04_kernels.ipynb #987c9583
-def argmax_items(slots: Tensor, table: Tensor) -> Tensor:
+# %% ../../nbs/lib/core/04_kernels.ipynb #c776d47f
+def _argmax(rows: Tensor, table: Tensor, at_once: int) -> Tensor:
+    "Best item of each row, so many items at a time."
+    if len(table) <= at_once: return torch.from_numpy((rows @ table.T).numpy().argmax(-1))
+    found = []
+    for items in table.split(at_once):
+        scores = (rows @ items.T).numpy()
+        best = scores.argmax(-1)
+        found.append((best, scores[np.arange(len(best)), best]))
+    items, scores = (np.stack(part) for part in zip(*found))
+    block = scores.argmax(0)  # the first of equals, as one search would have it
+    return torch.from_numpy(items[block, np.arange(len(block))] + at_once*block)
+
+def argmax_items(slots: Tensor, table: Tensor, at_once: int = 5000) -> Tensor:
     "`plain_argmax_items`, in pieces that stay in the processor's cache."
     if slots.device.type != 'cpu': return plain_argmax_items(slots, table)
-    def best(rows): return torch.from_numpy((rows @ table.T).numpy().argmax(-1))
     pieces = slots.flatten(0, -2).split(100)
-    return torch.cat([best(rows) for rows in pieces]).view(slots.shape[:-1])
+    return torch.cat([_argmax(rows, table, at_once) for rows in pieces]).view(slots.shape[:-1])
 
 # %% ../../nbs/lib/core/04_kernels.ipynb #dfd64197
 def plain_top_items(scores: Tensor, k: int) -> Tensor:  # (n, num_items) -> (n, k)
