@@ -15,7 +15,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
+.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check costs
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -71,6 +71,10 @@ bench: .venv/.ready ## how fast this is on one core: a table, and the rows in ou
 
 gpu: .venv/.ready ## on a CUDA GPU: does it agree with the CPU, and how fast is it; rows in outputs/bench/gpu.json (five minutes)
 	$(BIN)/python -c "from offline_slate_rl.studies.gpu import gpu; gpu()"
+
+costs: export OMP_NUM_THREADS = 1
+costs: .venv/.ready ## how time and memory grow with items, slates, users, episodes: nbs/results/costs.csv (some minutes)
+	$(BIN)/python -c "from offline_slate_rl.studies.costs import measure_costs; measure_costs()"
 
 lab: .venv/.ready ## JupyterLab, opened on nbs/
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs

@@ -13,7 +13,7 @@ from ..core.kernels import gru_scan
 from ..core.params import Count, EnvParams, Strict
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #d2f6809b
+# %% ../../nbs/lib/agents/50_belief.ipynb #004cf8f3
 class BeliefParams(Strict):
     state_dim: Count
     item_embedding_dim: Count
@@ -29,11 +29,14 @@ class Belief(nn.Module):
         self.embedding = nn.Embedding(env.num_items, params.item_embedding_dim)
         self.input_dim = env.slate_size*(params.item_embedding_dim + 1)
 
+    def embedded(self, slates: Tensor) -> Tensor:  # (..., slate_size) -> (..., slate_size, item_embedding_dim)
+        "Embeddings of the items shown."
+        # With F.embedding, or with int32 ids, the backward pass would take three times as long.
+        return self.embedding.weight.index_select(0, slates.flatten().long()).unflatten(0, slates.shape)
+
     def inputs(self, slates: Tensor, clicks: Tensor) -> Tensor:  # (..., slate_size) each -> (..., input_dim)
         "Embeddings and clicks of observations, slot by slot."
-        # With F.embedding, or with int32 ids, the backward pass would take three times as long.
-        embedded = self.embedding.weight.index_select(0, slates.flatten().long()).unflatten(0, slates.shape)
-        return torch.cat([embedded, clicks.unsqueeze(-1).float()], -1).flatten(-2)
+        return torch.cat([self.embedded(slates), clicks.unsqueeze(-1).float()], -1).flatten(-2)
 
     def forward(self, slates: Tensor, clicks: Tensor) -> Tensor:  # (n, T, slate_size) each -> (n, T, state_dim)
         "Beliefs along whole episodes, from the initial observation on: s_t after observation t."
@@ -47,7 +50,7 @@ class Belief(nn.Module):
         "One more observation: the belief (n, state_dim), and what to go on from."
         raise NotImplementedError
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #0162818b
+# %% ../../nbs/lib/agents/50_belief.ipynb #92803b8e
 class GRUBelief(Belief):
     "The state of a GRU."
     def __init__(self, env: EnvParams, params: BeliefParams):
@@ -56,6 +59,13 @@ class GRUBelief(Belief):
 
     def forward(self, slates: Tensor, clicks: Tensor) -> Tensor:
         return scan_beliefs([self], slates, clicks)[0].transpose(0, 1)
+
+    def products(self, slates: Tensor, clicks: Tensor) -> Tensor:  # (T, n, slate_size) each -> (T, n, 3 state_dim)
+        "What the GRU makes of its inputs: its weights times `inputs`, without ever writing those down."
+        weight = self.gru.weight_ih_l0.unflatten(1, (slates.shape[-1], -1))  # (3 state_dim, slate_size, dim + 1)
+        of_clicks = F.linear(clicks.flatten(0, 1).float(), weight[:, :, -1], self.gru.bias_ih_l0)
+        items = self.embedded(slates.flatten(0, 1)).flatten(1)
+        return torch.addmm(of_clicks, items, weight[:, :, :-1].flatten(1).T).unflatten(0, slates.shape[:2])
 
     def initial(self, n: int) -> Tensor: return torch.zeros(1, n, self.state_dim, device=self.embedding.weight.device)
 
@@ -90,17 +100,15 @@ def make_belief(env: EnvParams, params: BeliefParams) -> Belief:
     "A belief of the kind that the parameters ask for."
     return (WindowBelief if params.window else GRUBelief)(env, params)
 
-# %% ../../nbs/lib/agents/50_belief.ipynb #8dd7832c
+# %% ../../nbs/lib/agents/50_belief.ipynb #2d931039
 def scan_beliefs(beliefs: list[Belief],
                  slates: Tensor, clicks: Tensor,  # (n, T, slate_size)
                 ) -> list[Tensor]:                # (T, n, state_dim) each: time first, as the scan has it
     "Several beliefs along whole episodes; all GRUs, or none."
     if not isinstance(beliefs[0], GRUBelief):
         return [belief(slates, clicks).transpose(0, 1) for belief in beliefs]
-    slates, clicks = slates.transpose(0, 1), clicks.transpose(0, 1)
-    def product(belief: GRUBelief) -> Tensor:
-        return F.linear(belief.inputs(slates, clicks), belief.gru.weight_ih_l0, belief.gru.bias_ih_l0)
-    products = _by_gate([product(belief) for belief in beliefs])
+    slates, clicks = slates.transpose(0, 1).long(), clicks.transpose(0, 1)
+    products = _by_gate([belief.products(slates, clicks) for belief in beliefs])
     biases = _by_gate([belief.gru.bias_hh_l0 for belief in beliefs])
     states = gru_scan(products, _block_diagonal(beliefs), biases)
     return list(states.split([belief.state_dim for belief in beliefs], -1))

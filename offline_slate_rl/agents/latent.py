@@ -68,7 +68,7 @@ class LatentAgent(Agent):
 
     def controls(self, played: Episodes) -> dict[str, Policy]: return constant_action(played, self.ranker)
 
-# %% ../../nbs/lib/agents/52_latent.ipynb #7177e552
+# %% ../../nbs/lib/agents/52_latent.ipynb #80a1c7fe
 class LatentPolicy(RankedPolicy):
     "A `LatentAgent` that plays, possibly with more exploration than it has."
     explores = 'epsilon', 'noise'
@@ -86,6 +86,7 @@ class LatentPolicy(RankedPolicy):
     def reset(self, num_envs, generator, view=None):
         super().reset(num_envs, generator, view)
         self.memory = self.agent.actor_belief.initial(num_envs)
+        self.log_volume = self.ranker.scale.log().sum()  # by how much stretching thins a density
 
     def normals(self, shape) -> Tensor:
         return torch.from_numpy(self.generator.standard_normal(tuple(shape), dtype=np.float32)).to(self.device)
@@ -99,7 +100,7 @@ class LatentPolicy(RankedPolicy):
         if deterministic: unit, log_prob = torch.tanh(mean), None
         else:
             unit, log_prob = squash(mean, log_std, self.normals(mean.shape))
-            log_prob = log_prob - agent.ranker.scale.log().sum()
+            log_prob = log_prob - self.log_volume
         latent = agent.stretch(unit)
         if self.noise or self.epsilon: latent, log_prob = self.explored(belief, latent, log_prob)
         return Action(self.slates(latent), latent, log_prob, belief)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SACBeliefParams', 'SACParams', 'SACAgent']
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #fc96a18b
+# %% ../../nbs/lib/agents/53_sac.ipynb #43ab9dcc
 import copy, math
 from typing import Literal
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from .agent import largest_value
 from .belief import BeliefParams, make_belief, scan_beliefs
 from .latent import LatentAgent, LatentParams, one_hidden_layer
-from ..core.kernels import squash
+from ..core.kernels import plain_values, squash, values
 from ..core.params import AGENTS, Count, EnvParams, Positive, Rate
 from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #a89ddf1e
+# %% ../../nbs/lib/agents/53_sac.ipynb #960d027d
 class SACBeliefParams(BeliefParams):
     shared: bool = False  # one belief for actor and critics, learnt by the critics alone
 
@@ -72,16 +72,19 @@ class SACAgent(LatentAgent):
 
     def min_q(self, critics: nn.ModuleList, state: Tensor, action: Tensor) -> Tensor:
         "The smaller of two Q values."
-        state_and_action = torch.cat([state, action], -1)
-        first, second = (critic(state_and_action) for critic in critics)
-        return torch.minimum(first, second).squeeze(-1)
+        return torch.minimum(*self.values(critics, state, action))
+
+    def values(self, critics: nn.ModuleList, state: Tensor, action: Tensor) -> Tensor:  # (..., dim) -> (2, ...)
+        "Q values of both networks."
+        form = plain_values if self.params.layer_norm else values
+        return form(critics, state, action)
 
     @property
     def limits(self) -> dict[str, float]:
         "Three times what an episode can earn: a soft Q value includes entropy too."
         return dict(q=3*largest_value(self.env))
 
-# %% ../../nbs/lib/agents/53_sac.ipynb #3616666f
+# %% ../../nbs/lib/agents/53_sac.ipynb #36cbbb4f
 @patch
 def update(self: SACAgent, batch: Episodes, optimizers: list, count: int, noise: torch.Generator) -> dict[str, Tensor]:
     "One gradient step of critics, actor, beliefs and temperature, and of the targets."
@@ -106,8 +109,7 @@ def update(self: SACAgent, batch: Episodes, optimizers: list, count: int, noise:
         target = rewards + self.env.gamma*next_value
 
     # eq. 5: both critics towards it
-    states_and_actions = torch.cat([critic_state[:-1], latents], -1)
-    values = [critic(states_and_actions).squeeze(-1) for critic in self.critics]
+    values = self.values(self.critics, critic_state[:-1], latents)
     critic_loss = 0.5*sum(F.mse_loss(value, target) for value in values)
     critic_loss.backward(inputs=[*self.critics.parameters(), critic_state])
     q_optimizer.step()

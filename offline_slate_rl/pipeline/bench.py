@@ -69,7 +69,7 @@ def yardstick() -> float:
     a, b = torch.rand(2000, 256), torch.rand(256, 256)
     return 2*2000*256*256/best_time(lambda: a @ b)/1e9
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #83ad403f
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #0e831456
 def process_seconds(*command: str) -> float:
     "Seconds that a process takes."
     return best_time(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL), seconds=0.)
@@ -90,10 +90,8 @@ def process_megabytes(code: str) -> float:
 _READING = 'from offline_slate_rl import load_dataset'
 _TOOL = str(Path(sys.executable).with_name('slate-rl'))
 
-measurement('start.torch_s', 's', 'a process that imports torch')(
-    partial(process_seconds, sys.executable, '-c', 'import torch'))
-measurement('start.load_dataset_s', 's', f'a process: {_READING}')(
-    partial(process_seconds, sys.executable, '-c', _READING))
+for _name, _line in dict(torch='import torch', load_dataset=_READING, papermill='import papermill').items():
+    measurement(f'start.{_name}_s', 's', f'a process: {_line}')(partial(process_seconds, sys.executable, '-c', _line))
 measurement('start.load_dataset_mb', 'MB', f'most memory of a process: {_READING}')(
     partial(process_megabytes, _READING))
 measurement('start.help_s', 's', 'slate-rl --help')(partial(process_seconds, _TOOL, '--help'))
@@ -183,7 +181,7 @@ def update_megabytes(agent: str) -> float:
     ready = f"from offline_slate_rl.pipeline.bench import an_update; update = an_update({agent!r})"
     return process_megabytes(f'{ready}; update(); update()') - process_megabytes(ready)
 
-# %% ../../nbs/lib/pipeline/97_bench.ipynb #958bb774
+# %% ../../nbs/lib/pipeline/97_bench.ipynb #85c11b72
 WINDOW = 20  # steps: what one policy plays before as many updates, in most agents
 
 def clock():
@@ -201,14 +199,14 @@ def fastest_window(ends: list[float], window: int,
     borders = ends[first::window]
     return min(end - start for start, end in zip(borders, borders[1:]))/window
 
-def step_ms(agent: str = 'SAC+GeMS', steps: int = 160) -> float:
+def step_ms(agent: str = 'SAC+GeMS', steps: int = 160, **changes) -> float:
     "Milliseconds of a step of the real loop."
     from torch.utils.data import DataLoader
     from offline_slate_rl.core.lightning import run_lightning
     from offline_slate_rl.training.loop import Keeper, Loop
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SLATE_RL_OUTPUTS=folder):
         few = dict(training__device='cpu', training__max_steps=steps, training__target_step=steps,
-                   training__logger='none', training__val_episodes=2, **IN_ITS_WORLD.get(agent, {}))
+                   training__logger='none', training__val_episodes=2, **IN_ITS_WORLD.get(agent, {}), **changes)
         params, learner = untrained(agent, **few)
         if params.agent.random_steps: params, learner = untrained(agent, **few, agent__random_steps=20)
         run = Run(dict(privileged=False), Path(folder), 'bench', '', say=lambda *_, **__: None)
@@ -224,6 +222,8 @@ for _agent in MEASURED:
     measurement(f'train.{_row_name(_agent)}.update_ms', 'ms', f'one update, {_sizes}')(partial(update_ms, _agent))
     measurement(f'train.{_row_name(_agent)}.step_ms', 'ms', f'a step of the real loop, {_sizes}')(
         partial(step_ms, _agent))
+measurement('train.sac_gems.interleaved_step_ms', 'ms', 'the same for SAC+GeMS, one episode played for each update')(
+    partial(step_ms, agent__num_envs=1))
 for _algorithm in agents('offline'):
     measurement(f'offline.{_algorithm}.updates_per_s', 'updates/s', 'random beliefs and latents of published sizes')(
         partial(updates_per_second, _algorithm))

@@ -21,7 +21,7 @@ from ..play.episodes import Episodes
 from .mf import find_mf
 from .ranker import Ranker, load_ranker, options_in, pick_items
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #98fc8f18
+# %% ../../nbs/lib/rankers/42_gems.ipynb #56d43aac
 class GeMSRankerParams(RankerParams):
     "GeMS' own parameters are in the section `gems`: it is trained before the agent."
     name: Literal['GeMS']
@@ -62,7 +62,13 @@ class GeMS(Ranker):
     def heads(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         "Slot vectors (..., slate_size, dim), and click logits (..., slate_size)."
         hidden = self.decoder(latents)
-        return self.slate_head(hidden).unflatten(-1, (self.slate_size, -1)), self.click_head(hidden)
+        return self._slots(hidden), self.click_head(hidden)
+
+    def slots(self, latents: Tensor) -> Tensor:
+        "Slot vectors alone."
+        return self._slots(self.decoder(latents))
+
+    def _slots(self, hidden: Tensor) -> Tensor: return self.slate_head(hidden).unflatten(-1, (self.slate_size, -1))
 
 # %% ../../nbs/lib/rankers/42_gems.ipynb #a77a2445
 def kl_to_prior(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -82,11 +88,11 @@ def gems_losses(gems: GeMS, slates: Tensor, clicks: Tensor,  # (n, slate_size) e
     total = items + gems.params.lambda_click*clicked + gems.params.lambda_KL*kl
     return dict(items=items, clicks=clicked, kl=kl, loss=total)
 
-# %% ../../nbs/lib/rankers/42_gems.ipynb #b4ff804c
+# %% ../../nbs/lib/rankers/42_gems.ipynb #cfc87d51
 @patch
 def scores(self: GeMS, latents: Tensor) -> Tensor:  # (..., slate_size, num_items)
     "Item logits of each slot."
-    return self.heads(latents)[0] @ self.embedding.weight.detach().T
+    return self.slots(latents) @ self.embedding.weight.detach().T
 
 @patch
 @torch.no_grad()
@@ -94,7 +100,7 @@ def decode(self: GeMS, latents: Tensor, generator: np.random.Generator|None = No
            left_out: Tensor|None = None) -> Tensor:
     "Item ids (..., slate_size)."
     free = left_out is None and not self.distinct
-    if free and not self.params.ranker_sample: return argmax_items(self.heads(latents)[0], self.embedding.weight)
+    if free and not self.params.ranker_sample: return argmax_items(self.slots(latents), self.embedding.weight)
     scores = self.scores(latents)
     if self.params.ranker_sample:
         scores = scores + torch.from_numpy(generator.gumbel(size=tuple(scores.shape))).to(scores)

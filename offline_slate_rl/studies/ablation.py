@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CURVE', 'variant_params', 'reaction_figures', 'run_variant', 'ablate', 'plot_ablation', 'beside_published',
-           'ablation_table']
+           'ablation_table', 'plot_quick']
 
 # %% ../../nbs/studies/103_ablation.ipynb #57511409
 from pathlib import Path
@@ -103,3 +103,20 @@ def ablation_table(curves: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     "As `beside_published`; and, where a variant finished, its return on test users and how much it reacts."
     finished = rows.set_index('variant').reindex(columns=list(_SHOWN)).rename(columns=_SHOWN)
     return beside_published(curves).join(finished).sort_values('more', ascending=False)
+
+# %% ../../nbs/studies/103_ablation.ipynb #f7418578
+def plot_quick(rows: pd.DataFrame) -> Figure:
+    "Validation return over updates, a panel for each variant, a line for each run; its end says the worth of reacting."
+    variants = rows.variant.unique()
+    fig, axes = plt.subplots(1, len(variants), figsize=(2.6*len(variants), 3), sharey=True, layout='constrained')
+    for ax, variant in zip(axes, variants):
+        for _, run in rows[rows.variant == variant].groupby(['env', 'seed'], sort=False):
+            ax.plot(run.updates, run.val_reward, 'o-', ms=3)
+            last = run.iloc[-1]
+            ax.annotate(f'{last.gain:+.0f}', (last.updates, last.val_reward), xytext=(3, 0), va='center',
+                        textcoords='offset points')
+        ax.set_title(variant.replace(', ', ',\n'), fontsize=9)
+        ax.set(xlabel='updates', xlim=(0, 1.25*rows.updates.max()), ylim=(0, None))
+        ax.spines[['top', 'right']].set_visible(False)
+    axes[0].set(ylabel='validation return')
+    return fig
