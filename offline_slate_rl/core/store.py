@@ -270,11 +270,13 @@ def freed_memory_kept():
     try: yield
     finally: keep_freed_memory(False)
 
-# %% ../../nbs/lib/core/07_store.ipynb #565298a2
+# %% ../../nbs/lib/core/07_store.ipynb #84f5cc13
 def available_cores() -> int:
-    "Cores that this process may use."
+    "Cores that this process may use: no more than `PYTHON_CPU_COUNT`, which Python itself reads since 3.13."
     if hasattr(os, 'process_cpu_count'): cores = os.process_cpu_count()  # since Python 3.13
     else: cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    asked = os.environ.get('PYTHON_CPU_COUNT', '')
+    if asked.isdecimal(): cores = min(cores or 1, int(asked))
     return max(1, math.floor(min(cores or 1, *_quotas(Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')))))
 
 def _quotas(root: Path, groups: Path) -> list[float]:
