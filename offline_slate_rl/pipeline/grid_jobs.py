@@ -97,7 +97,7 @@ def old(grid: Grid, job: Job) -> list[str]:
     its = dict(train=_old_training, collect=_old_dataset, verify=_old_verification).get(job.stage)
     return its(job) if its else _old_by_record(grid, job)
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #e8fc4e72
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #8db416c9
 HEARTBEAT = 15  # seconds
 
 def _beside(job: Job, ending: str) -> Path: return job.record.with_name(f'{job.name}.{ending}')
@@ -121,13 +121,14 @@ def run_job(grid: Grid, job: Job, to_log: bool = False) -> dict:
     with one_writer(job.record):
         if to_log: _say_to(_beside(job, 'log'))
         _beside(job, 'failed').unlink(missing_ok=True)
-        began = time.time()
+        began, used = time.time(), _core_seconds()
         with said_to_run(job):
             try: made = _MAKE[job.stage](grid, job)
             except BaseException as error:
                 write_json(_beside(job, 'failed'), dict(why=str(error) or type(error).__name__, host=platform.node()))
                 raise
         record = dict(line=job.line, seconds=round(time.time() - began, 1), memory_mb=_largest_process(),
+                      core_seconds=round(_core_seconds() - used, 1),
                       disk_mb=_new_megabytes(job, made, began), when=datetime.now(timezone.utc).isoformat(timespec='seconds'),
                       host=platform.node(), artifact=str(made or job.made),
                       sha256=_content(manifest_path(made)).get('sha256', '') if made else identity(job),
@@ -140,9 +141,15 @@ def _say_to(path: Path):
     with open(path, 'w') as file:
         for stream in 1, 2: os.dup2(file.fileno(), stream)
 
+_WHO = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+
+def _core_seconds() -> float:
+    "What this process and its children have used until now; on a busy machine less than has passed."
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, _WHO))
+
 def _largest_process() -> int:
     "Megabytes of the largest process until now, this one and its children."
-    return round(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))/1024)
+    return round(max(resource.getrusage(who).ru_maxrss for who in _WHO)/1024)
 
 def _new_megabytes(job: Job, made: Path|None, began: float) -> float:
     "What a job has written beside reports."
@@ -153,11 +160,14 @@ def _new_megabytes(job: Job, made: Path|None, began: float) -> float:
     found = [path.stat() for path in files if path.is_file()]
     return round(sum(its.st_size for its in found if its.st_mtime >= began)/1e6, 2)
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #c5b2d7fe
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #6975e9c9
+def _given(job: Job) -> dict:
+    p = job.params
+    return dict(env=p.env.name, agent=p.agent_name, seed=p.seed, scale=p.scale)
+
 def _run(name: str, job: Job, **given) -> Path:
     "Run a notebook with the parameters of a job."
-    p = job.params
-    given = dict(env=p.env.name, agent=p.agent_name, seed=p.seed, scale=p.scale) | given
+    given = _given(job) | given
     try: return run_notebook(name, **given)
     except NotebookFailed as failure:
         if failure.ename != OtherRecipeError.__name__: raise
@@ -194,7 +204,9 @@ def _learn(grid: Grid, job: Job) -> Path:
             and artifact.recipe['inputs']['dataset'] == sha256]
     return made[-1].path
 
-def _train(grid: Grid, job: Job): _run('20_train', job)
+def _train(grid: Grid, job: Job):
+    _run('20_train', job)
+    if not job.made.is_file(): run_notebook('20_train', **_given(job), force=True)  # trained, and its end was deleted
 def _inspect(grid: Grid, job: Job): _run('25_inspect', job, quality=job.quality)
 def _collect(grid: Grid, job: Job): _run('30_collect', job, quality=job.quality, workers=1, approval=grid.approval)
 def _verify(grid: Grid, job: Job): _run('40_verify', job, quality=job.quality)
@@ -202,14 +214,16 @@ def _verify(grid: Grid, job: Job): _run('40_verify', job, quality=job.quality)
 _MAKE = dict(pretrain=_pretrain, train=_train, inspect=_inspect, play=_play, collect=_collect, verify=_verify, mix=_mix,
              learn=_learn)
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #61991a99
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #23085c32
 def measured(scale: str) -> dict[str, dict]:
     "Kind of job -> mean figures of those that ran at a scale, and the work of one."
     rows = {}
     grid = Grid.of(dict(scale=scale, envs='all', seeds='all', agents='all'))
     every = {job.record: job for target in TARGETS[:-1] for job in chain(grid, target_jobs(grid, target))}
     for path, job in every.items():
-        if record := _content(path): rows.setdefault(kind(job), []).append(record | dict(work=work(job)))
+        if (record := _content(path)).get('core_seconds'):
+            its = record | dict(seconds=record['core_seconds'], work=work(job))
+            rows.setdefault(kind(job), []).append(its)
     return {name: {figure: round(sum(row[figure] for row in its)/len(its), 1) for figure in FIGURES}
                   | dict(work=its[0]['work'], jobs=len(its)) for name, its in sorted(rows.items())}
 
@@ -227,21 +241,20 @@ def keep_costs(*its_scales: str) -> Path:
     write_text(path, text)
     return path
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #f096a683
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #9af78719
 def to_do(grid: Grid, targets: list[str]) -> dict[Job, list[str]]:
-    "What is to be done now, in order, as Snakemake decides it; with the reasons of what is old."
+    "What is to be done now, in order, with the reasons of what was done before."
     final = {job for target in targets for job in goals(grid, target)}
-    asked = chain(grid, list(final))
-    why, before = {job: old(grid, job) for job in asked}, {job: needs(grid, job) for job in asked}
-    needed, known = set(), -1
-    while len(needed) > known:
-        known = len(needed)
-        wanted = final | {need for job in needed for need in before[job]}
-        for job in reversed(asked):
-            missing = job in wanted and not job.made.is_file()
-            if missing or why[job] or needed.intersection(before[job]): needed.add(job)
-            if job in needed: wanted.update(before[job])
-    return {job: why[job] for job in asked if job in needed}
+    asked, again = chain(grid, list(final)), {}
+    for job in asked:
+        why = old(grid, job) or [f'{need.stage} is done again' for need in needs(grid, job) if again.get(need)]
+        if job.made.is_file(): again[job] = why
+    wanted, found = set(final), []
+    for job in reversed(asked):  # what is missing is made only where something that will be made needs it
+        if not (again.get(job) or job in wanted and not job.made.is_file()): continue
+        wanted.update(needs(grid, job))
+        found.insert(0, job)
+    return {job: again.get(job, []) for job in found}
 
 def plan_table(jobs: list[Job]):
     "Stages x jobs, core hours, GB on disk, and the memory of one job."
