@@ -3,7 +3,7 @@ import os, re, shutil, signal, subprocess, sys, time
 
 import pytest
 
-from chain import ENV, NOTE, PROGRAMS, REPO, checkpoint, contents, dataset, environment, files, tiny, typed
+from chain import ENV, NOTE, PROGRAMS, REPO, contents, dataset, environment, files, tiny, typed
 from offline_slate_rl.collection.approval import approvals_path
 from offline_slate_rl.collection.verification import record_path
 from offline_slate_rl.core.files import sha256_file
@@ -27,7 +27,7 @@ def ran(process: subprocess.CompletedProcess) -> list[str]:
 def snakemake(outputs, *words) -> subprocess.CompletedProcess:
     folder = outputs/'tiny'/'grid'
     folder.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, '-m', 'snakemake', '--snakefile', REPO/'workflow'/'Snakefile', '--directory', folder, *words]
+    line = [sys.executable, '-m', 'snakemake', '-s', REPO/'workflow'/'Snakefile', '--directory', folder, *words]
     return subprocess.run(list(map(str, line)), cwd=folder, env=environment(outputs), capture_output=True, text=True)
 
 
@@ -121,9 +121,9 @@ def test_on_slurm_shards_of_a_collection_are_an_array_and_make_the_same_bytes(co
     shutil.copytree(REPO/'workflow'/'profiles'/'slurm', profile)
     config = (profile/'config.yaml').read_text().replace('status-checks: 20', 'status-checks: 2')
     (profile/'config.yaml').write_text(config + 'slurm-status-command: squeue\n')  # this cluster keeps no accounts
-    process = subprocess.run([str(REPO/'tests'/'one_node_slurm.sh'), str(PROGRAMS/'slate-rl'), 'grid', 'random', '--envs',
-                              ENV, '--shards', '2', '--profile', str(profile)],
-                             cwd=REPO, env=environment(copy), capture_output=True, text=True)
+    line = [REPO/'tests'/'one_node_slurm.sh', PROGRAMS/'slate-rl', 'grid', 'random', '--envs', ENV, '--shards', 2,
+            '--profile', profile]
+    process = subprocess.run(list(map(str, line)), cwd=REPO, env=environment(copy), capture_output=True, text=True)
     if process.returncode == 77: pytest.skip(f"No SLURM on this machine: {process.stderr.strip()}")
     assert process.returncode == 0, process.stdout + process.stderr
     assert 'Submitted array job' in process.stderr

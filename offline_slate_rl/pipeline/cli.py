@@ -156,7 +156,7 @@ def _approve(args):
     for reason in record['figures']['blocking']: print(f'  against its verdict: {reason}')
     for reason in record['figures']['warnings']: print(f'  warning: {reason}')
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #c0495c32
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #43cfed05
 @command('stage', 'run one job of the grid: a notebook on one core, with a record of what it took',
          argument('stage', help='pretrain, train, inspect, play, collect, verify, mix or learn'), argument('env'),
          SCALE, AGENT, SEED, argument('--quality', default='', help='random, medium, ... or the name of a mixture'),
@@ -185,14 +185,14 @@ def _stage(args):
          argument('--cores', type=int, default=0, help='jobs at a time (default: all cores)'),
          argument('--profile', default='', help='for a cluster: workflow/profiles/slurm'),
          argument('--dry', action='store_true', help='only say what would be done, and what it costs'))
-def _grid(args) -> int:
-    from offline_slate_rl.pipeline.grid import Grid, target_jobs
-    from offline_slate_rl.pipeline.grid_jobs import plan_text, progress, run_grid
+def _grid(args) -> int|None:
+    from offline_slate_rl.pipeline.grid import Grid, target_jobs, waiting
+    from offline_slate_rl.pipeline.grid_jobs import asked_of_a_person, plan_text, progress, run_grid
     asked = 'scale', 'envs', 'seeds', 'agents', 'algorithms', 'approval', 'shards', 'stacked'
     grid, targets = _typed(Grid.of, {name: getattr(args, name) for name in asked}), args.targets or ['random', 'medium']
     for target in targets: _typed(target_jobs, grid, target)
     print(plan_text(grid, targets), flush=True)
-    if args.dry: return 0
+    if args.dry: return print(*asked_of_a_person(waiting(grid, targets)), sep='\n')
     code = run_grid(grid, targets, args.cores, args.profile)
     print(progress(grid.scale))
     return code
