@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
            'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #4ff2eb77
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #58f9a474
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,7 @@ from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
                                           params_file, registry, seeds)
 from ..core.store import Artifact, load_artifact
+from ..data.logged import logged_path
 from .engine import notebooks_dir, report_path
 from ..rankers.gems import gems_path
 from ..training.checkpoints import checkpoint_path
@@ -146,14 +147,15 @@ class Grid:
     def job(self, stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = None, **more) -> Job:
         return make_job(stage, env, agent, seed, self.scale, **more)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #d8e874de
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #18b4261d
 def needs(grid: Grid, job: Job) -> list[Job]:
     "Jobs that come before this one."
     p, quality = job.params, job.quality
     def of_run(stage: str, **more) -> Job: return grid.job(stage, p.env.name, p.agent_name, p.seed, **more)
     pretraining = grid.job('pretrain', p.env.name, seed=p.seed)
     if job.stage == 'pretrain':
-        return [] if p.seed == grid.seeds[0] else [grid.job('pretrain', p.env.name, seed=grid.seeds[0])]
+        if p.seed == grid.seeds[0] or manifest_path(logged_path(p)).is_file(): return []
+        return [grid.job('pretrain', p.env.name, seed=grid.seeds[0])]
     if job.stage == 'train': return [pretraining]
     if job.stage == 'inspect': return [of_run('train')]
     if job.stage == 'mix': return [of_run('verify', quality=source) for source in mixtures()[quality]]
