@@ -196,7 +196,7 @@ def target_jobs(grid: Grid, target: str) -> list[Job]:
             for run in grid.runs if _params(*run, grid.scale).agent.ranker
             for quality in (*QUALITIES, *mixtures()) for algorithm in grid.algorithms]
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #f98a92e1
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #176d1de1
 def artifact_there(manifest: Path) -> Artifact|None:
     "The artifact of a manifest, its bytes not read; None where it is missing."
     try: return load_artifact(manifest.with_name(manifest.name.removesuffix('.manifest.json')), verify=False)
@@ -205,8 +205,10 @@ def artifact_there(manifest: Path) -> Artifact|None:
 def is_approved(grid: Grid, job: Job) -> bool:
     "Whether an agent may collect this dataset, or has."
     p = job.params
-    if grid.approval == 'auto' or OWN[job.quality] != 'agent' or job.made.is_file(): return True
+    if grid.approval == 'auto' or OWN[job.quality] != 'agent': return True
     checkpoint = artifact_there(manifest_path(checkpoint_path(p, quality_step(p, job.quality))))
+    dataset = artifact_there(job.made) if job.stage == 'collect' and job.made.is_file() else None
+    if dataset and (checkpoint is None or dataset.recipe['inputs']['checkpoint'] == checkpoint.sha256): return True
     if checkpoint is None: return False
     how = p.collection
     plays = Behaviour('agent', p.env, checkpoint, deterministic=how.deterministic, epsilon=how.epsilon, noise=how.noise)

@@ -333,7 +333,7 @@ def asked_of_a_person(waits: list[Job]) -> list[str]:
                   f"    approve  {approve_command(job.params, job.quality)}"]
     return lines
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #9ae112e1
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #1e3fe010
 def plan_text(grid: Grid, targets: list[str]) -> str:
     "What is to be done, what it costs, what is old and why."
     jobs = to_do(grid, targets)
@@ -347,7 +347,7 @@ def snakemake_line(grid: Grid, targets: list[str], cores: int, profile: str) -> 
     "The words that start Snakemake."
     words = [sys.executable, '-m', 'snakemake', '--snakefile', repo_dir()/'workflow'/'Snakefile', '--directory',
              grid.folder, *(['--profile', Path(profile).resolve()] if profile else ['--cores', cores])]
-    if forced := [job.made for job, why in to_do(grid, targets).items() if why]: words += ['--forcerun', *forced]
+    if forced := [job.made for job in to_do(grid, targets) if old(grid, job)]: words += ['--forcerun', *forced]
     return list(map(str, [*words, '--config', *grid.config, '--', *targets]))
 
 def run_grid(grid: Grid, targets: list[str], cores: int = 0, profile: str = '') -> int:
@@ -359,8 +359,13 @@ def run_grid(grid: Grid, targets: list[str], cores: int = 0, profile: str = '') 
     with one_writer(grid.folder/'plan.json', wait=False):
         keep_plan(grid, targets, cores)
         if not to_do(grid, targets): return 0
-        process = subprocess.Popen(snakemake_line(grid, targets, cores, profile))
-        try: return int(process.wait() != 0)
-        except KeyboardInterrupt:  # Snakemake has heard it too, and ends its jobs
-            process.wait()
-            raise
+        while True:  # what was made again to other bytes makes old what comes from it
+            code = _snakemake(snakemake_line(grid, targets, cores, profile))
+            if code or not any(old(grid, job) for job in to_do(grid, targets)): return code
+
+def _snakemake(line: list[str]) -> int:
+    process = subprocess.Popen(line)
+    try: return int(process.wait() != 0)
+    except KeyboardInterrupt:  # Snakemake has heard it too, and ends its jobs
+        process.wait()
+        raise
