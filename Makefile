@@ -2,6 +2,7 @@
 
 ENV   ?= focused_mix
 SCALE ?= quick
+TARGETS ?= random medium
 
 BIN := .venv/bin
 HASHED := --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate
@@ -15,7 +16,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check costs
+.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check costs grid
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -27,6 +28,15 @@ help: ## this list
 demo: .venv/.ready ## the whole chain: logged data, pretraining, agent, approval, dataset, reports
 	$(BIN)/slate-rl demo $(ENV) --scale $(SCALE)
 
+# ENVS=a,b SEEDS=1,2 AGENTS= ALGORITHMS= restrict it (`all`: every one); APPROVAL=auto lets agents collect that nobody has looked at;
+# PROFILE=workflow/profiles/slurm submits the jobs; DRY=1 only plans.
+option = $(if $($(2)),--$(1) "$($(2))")
+grid: .venv/.ready ## whatever is missing of TARGETS="random medium" in many environments, with many seeds; DRY=1: what it costs
+	$(BIN)/slate-rl grid $(TARGETS) --scale $(SCALE) $(call option,envs,ENVS) $(call option,seeds,SEEDS) $(call \
+	    option,agents,AGENTS) $(call option,algorithms,ALGORITHMS) $(call option,approval,APPROVAL) $(call \
+	    option,cores,CORES) $(call option,shards,SHARDS) $(call option,profile,PROFILE) $(if $(STACKED),--stacked) $(if \
+	    $(DRY),--dry)
+
 # Small matrices: more threads than one per process only wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: check ## the repository's own rules, then the tests in nbs/lib, then the pipeline end to end
@@ -36,8 +46,9 @@ test: check ## the repository's own rules, then the tests in nbs/lib, then the p
 nightly: export OMP_NUM_THREADS = 1
 nightly: export SLATE_RL_KILLS = 50
 nightly: export SLATE_RL_FUZZ = 2000
-nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader (two hours)
-	$(BIN)/python -m pytest tests/test_kills.py tests/test_fuzz.py -n 2
+nightly: export SLATE_RL_NIGHTLY = 1
+nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
+	$(BIN)/python -m pytest tests/test_kills.py tests/test_fuzz.py tests/test_grid.py -n 2
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)

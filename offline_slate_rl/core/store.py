@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'Artifact', 'provenance', 'save_artifact', 'load_artifact',
            'matching', 'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread',
            'keep_freed_memory', 'freed_memory_kept', 'available_cores', 'pick_device']
 
-# %% ../../nbs/lib/core/07_store.ipynb #3425419d
+# %% ../../nbs/lib/core/07_store.ipynb #9078ed25
 import contextlib, ctypes, json, math, os, platform, subprocess, uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,7 +18,7 @@ from typing import Any, Callable
 import torch
 
 from .basics import repo_dir
-from .errors import DamagedError, Interrupted, MissingError, SlateRLError
+from .errors import DamagedError, Interrupted, MissingError, OtherRecipeError, SlateRLError
 from .files import (LONGEST, atomic, files_below, finite, fitting, one_writer, sha256_file,
                                          tell_once, write_text, writing)
 from .manifests import manifest_path, manifest_in
@@ -169,7 +169,7 @@ def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifa
     why = f" The nearest that exists differs: {'; '.join(nearest[:4])}." if nearest else ''
     raise MissingError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
-# %% ../../nbs/lib/core/07_store.ipynb #18b9f53f
+# %% ../../nbs/lib/core/07_store.ipynb #cc876d06
 def made_or_reused(path: Path,                    # where it would go
                    kind: str, recipe: dict,
                    make: Callable[[], Artifact],
@@ -192,8 +192,8 @@ def _there(path: Path, kind: str, recipe: dict, say, exactly: bool) -> Artifact|
     if path.is_file() and manifest_path(path).is_file():
         there = load_artifact(path, verify=False)
         differ = '; '.join(differences(there.recipe, _identity(recipe))[:4])
-        raise SlateRLError(f"{path} was made by another recipe: {differ}. "
-                           f"Move it away, or replace it with force (`-p force True`).")
+        raise OtherRecipeError(f"{path} was made by another recipe: {differ}. "
+                               f"Move it away, or replace it with force (`-p force True`).")
 
 # %% ../../nbs/lib/core/07_store.ipynb #d59af928
 @contextlib.contextmanager
@@ -270,11 +270,13 @@ def freed_memory_kept():
     try: yield
     finally: keep_freed_memory(False)
 
-# %% ../../nbs/lib/core/07_store.ipynb #565298a2
+# %% ../../nbs/lib/core/07_store.ipynb #84f5cc13
 def available_cores() -> int:
-    "Cores that this process may use."
+    "Cores that this process may use: no more than `PYTHON_CPU_COUNT`, which Python itself reads since 3.13."
     if hasattr(os, 'process_cpu_count'): cores = os.process_cpu_count()  # since Python 3.13
     else: cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    asked = os.environ.get('PYTHON_CPU_COUNT', '')
+    if asked.isdecimal(): cores = min(cores or 1, int(asked))
     return max(1, math.floor(min(cores or 1, *_quotas(Path('/sys/fs/cgroup'), Path('/proc/self/cgroup')))))
 
 def _quotas(root: Path, groups: Path) -> list[float]:

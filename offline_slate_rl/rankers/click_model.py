@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['VALIDATION_BATCH', 'choice_shares', 'ClickModel', 'choice_loss', 'cross_entropy', 'constant_choice',
            'validate_click_model', 'train_click_model', 'click_model_recipe', 'find_click_model', 'load_click_model',
-           'pretrain_click_model']
+           'click_model_path', 'pretrain_click_model']
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #7bd242ab
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #0a7c1861
 import math
 from functools import partial
+from pathlib import Path
 
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
@@ -187,12 +188,15 @@ def load_click_model(artifact: Artifact, env: EnvParams) -> ClickModel:
     model.load_state_dict(load_tensors(artifact.path)['state_dict'])
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #5334da6e
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #015120b6
+def click_model_path(params: Params) -> Path:
+    variant = params.variant('click_model', 'logged', 'collection.block_size')
+    name = f'CLICK_{params.env.label}_seed{params.click_model_seed}{variant}.pt'
+    return params.outputs/'pretrained'/params.env.label/name
+
 def pretrain_click_model(params: Params, logged: Artifact, force: bool = False) -> Artifact:
     "Train the click model on logged clicks, or find it."
-    command, variant = pretrain_command(params), params.variant('click_model', 'logged', 'collection.block_size')
-    path = params.outputs/'pretrained'/params.env.label
-    path /= f'CLICK_{params.env.label}_seed{params.click_model_seed}{variant}.pt'
+    command, path = pretrain_command(params), click_model_path(params)
     recipe = click_model_recipe(params, logged)
     with stage_log(params.outputs, params.env.label, params.log_name('10_pretrain'), command) as say:
         make = partial(_make_click_model, params, logged, path, recipe, command, say)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..agents.agent import HIDDEN, Agent
-from ..core.errors import Interrupted, SlateRLError
+from ..core.errors import Interrupted, OtherRecipeError, SlateRLError
 from ..core.files import load_tensors, one_writer
 from ..core.params import Params
 from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences, load_artifact, matching,
@@ -100,7 +100,7 @@ class SimulatorSource:
         self.replay.restore(state['replay'])
         self.returns = state['returns']
 
-# %% ../../nbs/lib/training/63_online.ipynb #11cc85d0
+# %% ../../nbs/lib/training/63_online.ipynb #aa628373
 @dataclass
 class Trained:
     "A finished training."
@@ -125,8 +125,8 @@ def _keep_others(run: Run):
     for artifact in in_the_way(run):
         asked = {**run.recipe, 'checkpoint': artifact.recipe['checkpoint'], 'format': FORMAT}
         differ = differences(artifact.recipe, asked)
-        raise SlateRLError(f"{artifact.path} was made by another recipe: {'; '.join(differ[:4])}. "
-                           "Move it away, or train again with force (`-p force True`).")
+        raise OtherRecipeError(f"{artifact.path} was made by another recipe: {'; '.join(differ[:4])}. "
+                               "Move it away, or train again with force (`-p force True`).")
 
 # %% ../../nbs/lib/training/63_online.ipynb #2ce8c2c9
 Started = tuple[Agent, object]  # an untrained agent, and the `Source` of what it learns from
