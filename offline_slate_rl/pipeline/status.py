@@ -254,7 +254,7 @@ def _indented(values: dict, depth: int = 1) -> Iterator[str]:
             yield from _indented(value, depth + 1)
         else: yield '  '*depth + f'{key}: {value}'
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #71ea97e0
+# %% ../../nbs/lib/pipeline/95_status.ipynb #99650a0a
 def dataset_paths(folder: Path) -> list[Path]:
     "Datasets below `folder`, those that lost their manifest and manifests that lost their dataset included."
     files = {path for path in files_below(folder, '.h5') if not path.name.startswith('.')}
@@ -265,13 +265,13 @@ def verify_path(path: Path) -> dict:
     "Passed; or what failed, the command that makes the file again, and what that cannot know."
     row = dict(file=path.name, derived=dataset_of(path) is not None, env='', quality='', episodes=0, outcome='passed',
                failed='', again='', unknown='') | identity(path)
-    start = time.time()
+    start = time.monotonic()
     try:
         checks, _ = verify(path)
         require(checks)
         if skipped := sum(check.skipped for check in checks): row['outcome'] = f'passed, {skipped} skipped'
     except SlateRLError as error: row |= dict(outcome='FAILED', failed=str(error), **_mended(path))
-    return row | dict(seconds=round(time.time() - start, 1))
+    return row | dict(seconds=round(time.monotonic() - start, 1))
 
 def _mended(path: Path) -> dict:
     "How a file is made again; nothing of one that is neither a dataset nor derived from one."
