@@ -1,10 +1,11 @@
 """The stages of the pipeline as processes of their own, to be disturbed: what each leaves, and how it is told apart."""
-import ctypes, hashlib, multiprocessing, os, shutil, signal, time, traceback
+import ctypes, hashlib, json, multiprocessing, os, shutil, signal, time, traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
+from unittest.mock import patch
 
-from chain import ENV, checkpoint, contents, dataset, tiny
+from chain import ENV, TESTS, contents, dataset, tiny
 from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset, collection_params
 from offline_slate_rl.collection.export import export_dataset
@@ -57,7 +58,12 @@ def whole(outputs: Path) -> dict[str, str]:
     exported = [path for to in FORMATS for path in datasets.rglob(f'*{to}*') if path.is_file()]
     made = {' '.join(which): sha256 for which, sha256 in contents(outputs).items()}
     made.pop('checkpoint last', None)  # it is there to go on from, and holds how long that took
-    return made | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in exported}
+    made |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in exported}
+    return made | {path.name: _record(path) for path in datasets.rglob('*.verified.json')}
+
+def _record(path: Path) -> str:
+    "What a verification found, without when."
+    return json.dumps(json.loads(path.read_text()) | dict(when=''))
 
 
 # Processes
@@ -76,7 +82,8 @@ def start(function: Callable, outputs: Path, said: Path, *given):
     context.set_forkserver_preload(['stages'])
     reading, writing = context.Pipe(duplex=False)
     process = context.Process(target=_process, args=(function, str(outputs), str(said), writing, *given))
-    process.start()
+    search = os.pathsep.join([str(TESTS), os.environ.get('PYTHONPATH', '')])
+    with patch.dict(os.environ, PYTHONPATH=search): process.start()  # the server knows no other way to this file
     writing.close()
     return process, reading
 

@@ -4,7 +4,7 @@ file lost. Nothing is half-written, a person reads one sentence, and the next ru
 SLATE_RL_TRIES says how often a stage is killed, interrupted and left without room: `make nightly` does each 50 times,
 `make faults` 10 times, `make test` once.
 """
-import os, random, shutil, signal, time
+import contextlib, os, random, shutil, signal, time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -77,7 +77,7 @@ def disturbed(stage: Stage, number: int, chance: random.Random) -> tuple[Path, R
     outputs = stage.copy()
     process, answer = start(run_stage, outputs, stage.said, stage.name)
     time.sleep(chance.uniform(0, stage.seconds))
-    os.kill(process.pid, number)
+    with contextlib.suppress(ProcessLookupError): os.kill(process.pid, number)  # it may have ended
     process.join()
     try: return outputs, answer.recv()
     except EOFError: return outputs, None

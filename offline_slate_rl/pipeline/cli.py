@@ -177,7 +177,7 @@ def _show(args):
     from offline_slate_rl.pipeline.status import show
     print(show(args.path))
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #5f30271d
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #bf427e3f
 @command('verify', 'check datasets, and the arrays derived from them',
          argument('path', nargs='?', type=Path, help='a file or a folder'),
          argument('--all', action='store_true', help='every dataset of the scale'), SCALE)
@@ -206,6 +206,7 @@ def _verified(row) -> list[str]:  # of `verify_paths`
     "What is said of one file."
     episodes = f'  {row.episodes} episodes, {row.seconds} s' if row.episodes else ''
     lines = [f'{row.outcome}  {row.file}{episodes}']
+    if row.rounding: lines.append(f'Another processor rounds otherwise: {row.rounding}')
     if row.failed: lines.append(row.failed)
     if row.again: lines.append(f"{'Make' if row.derived else 'Collect'} it again: {row.again}")
     if row.unknown: lines.append(f'Not known: {row.unknown}')
