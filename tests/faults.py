@@ -9,11 +9,11 @@ STATES = 'as before', 'in part', 'done', 'half written'  # what a fault leaves; 
 COLUMNS = 'fault', 'strikes', 'tried', *STATES, 'one sentence', 'same bytes after'
 
 class Tried:
-    "A row of the table: one fault, tried some times on one thing. It is kept when the block ends, however it ends."
+    "A row of the table: one fault, tried some times on one thing. It is kept when the block ends, however that ends."
     def __init__(self, fault: str, strikes: str): self.fault, self.strikes, self.counts = fault, strikes, Counter()
 
     def add(self, state: str, same: bool, sentence: bool|None = None):
-        "What one try left, whether the next run gave the same bytes, whether a person read one sentence (None: nobody)."
+        "What a try left, whether the next run gave the same bytes, whether a person read one sentence (None: nobody)."
         assert state in STATES, state
         self.counts.update({'tried': 1, state: 1, 'same bytes after': same, 'one sentence': bool(sentence)})
         self.silent = sentence is None

@@ -1,4 +1,4 @@
-"""Every agent of params/agents goes the whole way: trained by the notebook's cells, collected with, verified, exported."""
+"""Every agent of params/agents goes the whole way: trained by a notebook's cells, collected, verified, exported."""
 import numpy as np, pytest, torch
 
 from chain import NOTE, run_cells, tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest, torch
 
-from chain import ENV, checkpoint, dataset, sign, the, tiny
+from chain import checkpoint, dataset, sign, the, tiny
 from offline_slate_rl.collection.card import write_card
 from offline_slate_rl.collection.published import KINDS, import_published
 from offline_slate_rl.core.errors import SlateRLError

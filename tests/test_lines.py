@@ -16,7 +16,8 @@ from offline_slate_rl.data.logged import pretrain_command
 from offline_slate_rl.pipeline import cli
 from offline_slate_rl.training.checkpoints import train_command
 
-HOSTILE = ["it's $(touch x) `y`", '"z" & | ; * ? ~ !! # % <a>', '-x y.pt', 'a\nb', 'ü 漂移', '\\', '$HOME', '{a: 1}', '1e5']
+HOSTILE = ["it's $(touch x) `y`", '"z" & | ; * ? ~ !! # % <a>', '-x y.pt', 'a\nb', 'ü 漂移', '\\', '$HOME', '{a: 1}',
+           '1e5']
 every = pytest.mark.parametrize('value', HOSTILE)
 
 

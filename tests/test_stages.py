@@ -2,7 +2,7 @@
 file lost. Nothing is half-written, a person reads one sentence, and the next run ends at the same bytes.
 
 SLATE_RL_TRIES says how often a stage is killed, interrupted and left without room: `make nightly` does each 50 times,
-`make faults` 10 times, `make test` once.
+`make faults` 5 times, `make test` once.
 """
 import contextlib, os, random, shutil, signal, time
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def test_interrupted(stage):
 # A disk that is full, or may not be written to
 
 def without_room(stage: Stage, outputs: str, share: float, spare: int) -> tuple[str, Ran, bool]:
-    "On a disk that has room for a share of what the stage makes: what that leaves, how it went, whether it then goes on."
+    "On a disk with room for a share of what the stage makes: what that leaves, how it went, whether it then goes on."
     small_disk(outputs, 2**28)
     shutil.copytree(stage.before, outputs, dirs_exist_ok=True)
     with open(Path(outputs, 'filler'), 'wb') as filler:

@@ -253,7 +253,7 @@ def mixture_blocks(mixture: Mixture, latents: Latents, block_size: int) -> Itera
             if mixture.belief is not None: block.beliefs = mixture.belief(block.slates, block.clicks)
             yield block
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #1444be8a
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #f19bf163
 def _make(path: Path, mixture: Mixture, latents: Latents, users: np.ndarray, recipe: dict, recorded: dict,
           say) -> Artifact:
     "Write a mixture."
@@ -281,8 +281,9 @@ def mixture_command(params: Params, datasets: dict[str, Dataset], shares: dict[s
     def path(of: str|Path|Artifact): return of.path if isinstance(of, Artifact) else of
     words = ['slate-rl', 'mix', params.env.name, *(f'{source(name)}={share}' for name, share in shares.items())]
     overrides = json.dumps(params.overrides) if params.overrides else None
-    options = shell_options(num_trajectories=num_trajectories, mix_seed=seed, belief=path(belief), actions=path(actions),
-                            overrides=overrides, agent=params.agent_name, seed=params.seed, scale=params.scale)
+    options = shell_options(num_trajectories=num_trajectories, mix_seed=seed, belief=path(belief),
+                            actions=path(actions), overrides=overrides, agent=params.agent_name, seed=params.seed,
+                            scale=params.scale)
     return f'{shlex.join(words)} {options}'
 
 # %% ../../nbs/lib/collection/74_mixtures.ipynb #b959dec8
