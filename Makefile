@@ -16,7 +16,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check costs grid
+.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -43,12 +43,20 @@ test: check ## the repository's own rules, then the tests in nbs/lib, then the p
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile --durations 10
 
+faults: export OMP_NUM_THREADS = 1
+faults: export SLATE_RL_TRIES ?= 5
+faults: export SLATE_RL_FAULTS = $(CURDIR)/nbs/results/faults.csv
+faults: .venv/.ready ## strike each stage with each fault, five times, and keep what came of it in nbs/results/faults.csv (half an hour)
+	rm -f $(SLATE_RL_FAULTS)
+	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py -n 2
+
 nightly: export OMP_NUM_THREADS = 1
-nightly: export SLATE_RL_KILLS = 50
+nightly: export SLATE_RL_TRIES = 50
 nightly: export SLATE_RL_FUZZ = 2000
 nightly: export SLATE_RL_NIGHTLY = 1
+nightly: export SLATE_RL_ENVIRONMENTS = all
 nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
-	$(BIN)/python -m pytest tests/test_kills.py tests/test_fuzz.py tests/test_grid.py -n 2
+	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py -n 2
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)

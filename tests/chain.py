@@ -4,13 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py, nbformat, torch
+import h5py, matplotlib.pyplot as plt, nbformat, torch
 
 from offline_slate_rl.collection.approval import approve
 from offline_slate_rl.collection.card import verify_dataset
 from offline_slate_rl.collection.collect import collect_dataset, collection_params
-from offline_slate_rl.core.params import Params, load_params
+from offline_slate_rl.core.files import sha256_file
 from offline_slate_rl.core.manifests import manifest_path
+from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.core.store import Artifact, artifacts
 from offline_slate_rl.data.loading import find_dataset
 from offline_slate_rl.data.logged import log_trajectories
@@ -51,6 +52,16 @@ def python(outputs: Path, code: str, threads: int = 1) -> subprocess.Popen:
     code = f'import sys; sys.path.insert(0, {str(TESTS)!r}); from chain import *; {code}'
     return subprocess.Popen([sys.executable, '-c', code], cwd=REPO, env=environment(outputs, threads),
                             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def run_cells(notebook: str, **given) -> dict:
+    "Run a pipeline notebook's cells in this process: the parameters, what is given, the rest; its names."
+    names = {}
+    for cell in nbformat.read(REPO/'nbs'/f'{notebook}.ipynb', as_version=4).cells:
+        if cell.cell_type != 'code': continue
+        exec(cell.source, names)
+        if 'parameters' in cell.metadata.get('tags', []): names |= given
+    plt.close('all')
+    return names
 
 def last_line(process: subprocess.CompletedProcess) -> str: return process.stderr.strip().splitlines()[-1]
 
@@ -93,6 +104,11 @@ def cut(path: Path): path.write_bytes(path.read_bytes()[:-100])
 def edit(dataset: Path):
     "Change one reward; the file stays a good HDF5 file."
     with h5py.File(dataset, 'r+') as file: file['rewards'][7] = 9.
+
+def sign(path: Path):
+    "Give the manifest the sum of the file as it is now, as a forger would."
+    manifest = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps(manifest | dict(sha256=sha256_file(path))))
 
 def remove(artifact: Artifact):
     artifact.path.unlink()

@@ -1,24 +1,25 @@
 """Random damage to everything that is read: what cannot be read is said in a sentence, whoever reads it.
 
-SLATE_RL_FUZZ says how many cases each reader gets: `make nightly` tries 2,000, `make test` 60.
+SLATE_RL_FUZZ says how many cases each reader gets: `make nightly` tries 2,000, `make test` 40.
 """
 import json, os, random
 from pathlib import Path
 
-import pytest
+import pytest, torch
 
-from chain import checkpoint, dataset
+from chain import checkpoint, dataset, sign, the, tiny
 from offline_slate_rl.collection.card import write_card
+from offline_slate_rl.collection.published import KINDS, import_published
 from offline_slate_rl.core.errors import SlateRLError
-from offline_slate_rl.core.files import sha256_file
 from offline_slate_rl.core.manifests import manifest_path
 from offline_slate_rl.core.params import load_params
 from offline_slate_rl.core.store import load_artifact
+from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.pipeline.status import show, verify_path
 from offline_slate_rl.training.checkpoints import load_policy
 
-CASES = int(os.environ.get('SLATE_RL_FUZZ', 60))
+CASES = int(os.environ.get('SLATE_RL_FUZZ', 40))
 JUNK = [None, True, 0, -1, 1e308, 10**30, '', 'x', '\ud800', '../..', [], [[]], {}, {'x': 1}, float('nan'),
         [1, 'x', None]]
 
@@ -96,8 +97,7 @@ def test_manifests(medium):
 def of_other_bytes(path: Path, content: bytes):
     "Another content, which the manifest calls its own."
     path.write_bytes(content)
-    manifest = json.loads(manifest_path(path).read_text())
-    manifest_path(path).write_text(json.dumps(manifest | dict(sha256=sha256_file(path))))
+    sign(path)
 
 def test_datasets(medium):
     good = medium.read_bytes()
@@ -117,4 +117,20 @@ def test_overrides():
         pairs = {chance.choice(keys): altered([1, {'x': 2}], chance) for _ in range(chance.randrange(1, 4))}
         given = ''.join(chance.choice('{}[]:,.&*!|>%@`"\'\n 0aeenv') for _ in range(20)) if as_text else pairs
         return dict(load=lambda: load_params('focused_mix', scale='tiny', overrides=given))
+    try_all(lambda chance: None, calls)
+
+def test_imports(here, elsewhere):
+    "Published files with flipped bits, and good ones that hold something else."
+    episodes = Dataset(load_artifact(the('logged').path)).episodes(0, 20)
+    log = {number: dict(slate=episodes.slates[number, 1:].long(), clicks=episodes.clicks[number, 1:].long())
+           for number in range(len(episodes))}
+    good, path = dict(logged=log, mf=torch.rand(1000, 20), items=torch.rand(1000, 20)), elsewhere/'published.pt'
+    elsewhere.mkdir(exist_ok=True)
+    os.environ['SLATE_RL_OUTPUTS'] = str(elsewhere)
+    def calls(chance) -> dict:
+        kind = chance.choice(KINDS)
+        content = altered(good[kind], chance) if chance.random() < .5 else good[kind]
+        torch.save(content, path)
+        if chance.random() < .5: path.write_bytes(damaged(path.read_bytes(), chance))
+        return dict(import_=lambda: import_published(path, kind, tiny()))
     try_all(lambda chance: None, calls)

@@ -69,12 +69,11 @@ def test_the_whole_way(algorithm, outputs):
 
 @every
 def test_going_on_is_as_if_it_had_never_stopped(algorithm, outputs, tmp_path):
-    def trained(folder: str, updates: int) -> dict:
-        values = budget(updates, **{'training.save_path': str(tmp_path/folder)})
+    def trained(**values) -> dict:
         return weights(train_offline(load_dataset(ENV, 'medium'), algorithm, overrides=values | small(algorithm)))
-    whole = trained('whole', 20)
-    first = trained('parts', 10)
-    assert not same(first, whole) and same(trained('parts', 20), whole)
+    def in_parts(updates: int) -> dict: return trained(**budget(updates), **{'training.save_path': str(tmp_path)})
+    whole = trained()  # of the test above, where that has run
+    assert not same(in_parts(10), whole) and same(in_parts(20), whole)
 
 @every
 def test_a_belief_of_its_own_learns_too(algorithm, outputs):

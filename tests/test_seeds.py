@@ -3,7 +3,7 @@ import re
 
 import gymnasium, nbformat, pytest
 
-from chain import ENV, REPO, files, last_line, papermill, tiny
+from chain import ENV, REPO, files, last_line, papermill, run_cells, tiny
 from offline_slate_rl.collection.collect import collection_params
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.data.loading import load_dataset
@@ -47,15 +47,8 @@ SEED_PARAMETERS = [(stem, name) for stem, notebook in NOTEBOOKS.items()
 @pytest.mark.parametrize('wrong', WRONG_SEEDS)
 @pytest.mark.parametrize('notebook, name', SEED_PARAMETERS)
 def test_every_notebook_refuses_a_wrong_seed(elsewhere, notebook, name, wrong):
-    "Its cells in this process: the parameters, what is given, the rest."
-    values = {}
-    def run():
-        for cell in NOTEBOOKS[notebook].cells:
-            if cell.cell_type != 'code': continue
-            exec(cell.source, values)
-            if 'parameters' in cell.metadata.get('tags', []): values[name] = wrong
     key = name.replace('_', '.')  # collection_seed is collection.seed
-    with pytest.raises(SlateRLError, match=rf'\b{key} {REFUSED.format(wrong)}'): run()
+    with pytest.raises(SlateRLError, match=rf'\b{key} {REFUSED.format(wrong)}'): run_cells(notebook, **{name: wrong})
     assert not files(elsewhere)
 
 def test_a_wrong_seed_on_the_line(elsewhere):

@@ -6,7 +6,7 @@
 __all__ = ['NAME_ONE', 'OF_SOURCE', 'GATHER', 'mixture_shares', 'mixture_counts', 'mixture_name', 'mixture_plan', 'Mixture',
            'check_sources', 'Latents', 'mixture_recipe', 'mixture_blocks', 'mixture_command', 'mix', 'replayed']
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #79e42418
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #efa1e714
 import json, shlex
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .behaviours import OWN
+from ..core.basics import shell_options
 from ..core.errors import SlateRLError
 from ..core.params import EnvParams, Params, canonical, checked_seed, short_hash
 from ..core.store import (Artifact, flatten, made_or_reused, one_thread, provenance, save_artifact,
@@ -252,7 +253,7 @@ def mixture_blocks(mixture: Mixture, latents: Latents, block_size: int) -> Itera
             if mixture.belief is not None: block.beliefs = mixture.belief(block.slates, block.clicks)
             yield block
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #901879fb
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #f19bf163
 def _make(path: Path, mixture: Mixture, latents: Latents, users: np.ndarray, recipe: dict, recorded: dict,
           say) -> Artifact:
     "Write a mixture."
@@ -277,13 +278,13 @@ def mixture_command(params: Params, datasets: dict[str, Dataset], shares: dict[s
     def source(name: str) -> str:
         played_by = datasets[name].recipe['behaviour']['name']
         return name if played_by == OWN.get(name) else f'{name}:{played_by}'
+    def path(of: str|Path|Artifact): return of.path if isinstance(of, Artifact) else of
     words = ['slate-rl', 'mix', params.env.name, *(f'{source(name)}={share}' for name, share in shares.items())]
-    words += ['--num-trajectories', num_trajectories, '--mix-seed', seed]
-    for option, given in ('--belief', belief), ('--actions', actions):
-        if given: words += [option, given.path if isinstance(given, Artifact) else given]
-    if params.overrides: words += ['--overrides', json.dumps(params.overrides)]
-    words += ['--agent', params.agent_name, '--seed', params.seed, '--scale', params.scale]
-    return shlex.join(str(word) for word in words)
+    overrides = json.dumps(params.overrides) if params.overrides else None
+    options = shell_options(num_trajectories=num_trajectories, mix_seed=seed, belief=path(belief),
+                            actions=path(actions), overrides=overrides, agent=params.agent_name, seed=params.seed,
+                            scale=params.scale)
+    return f'{shlex.join(words)} {options}'
 
 # %% ../../nbs/lib/collection/74_mixtures.ipynb #b959dec8
 @one_thread()

@@ -58,16 +58,16 @@ def parsed_yaml(text: str|bytes):
     try: return yaml.load(text, Loader=PlainLoader)
     except (yaml.YAMLError, RecursionError) as error: raise ValueError(f"no YAML: {error}") from None
 
-# %% ../../nbs/lib/core/01_basics.ipynb #9c009d31
+# %% ../../nbs/lib/core/01_basics.ipynb #0bbf298c
 def papermill_arguments(**given) -> str:
     "Parameters of a notebook for a shell, those left out that are None or empty."
     return ' '.join(f'-p {name} {shlex.quote(str(value))}' for name, value in given.items() if value not in (None, ''))
 
 def shell_options(**given) -> str:
     "Options of `slate-rl` for a shell, likewise; with `=`, so that a value may begin with a dash."
-    given = {name.replace('_', '-'): value for name, value in given.items() if value not in (None, '')}
-    def option(name: str, value: str) -> str: return f'--{name}={value}' if value[0] == '-' else f'--{name} {value}'
-    return ' '.join(option(name, shlex.quote(str(value))) for name, value in given.items())
+    given = {name.replace('_', '-'): str(value) for name, value in given.items() if value not in (None, '')}
+    def option(name: str, value: str) -> str: return f"--{name}{'=' if value[0] == '-' else ' '}{shlex.quote(value)}"
+    return ' '.join(option(name, value) for name, value in given.items())
 
 # %% ../../nbs/lib/core/01_basics.ipynb #a012c838
 A_SEED = 'it should be a whole number from 0 to 2^63 - 1'

@@ -6,8 +6,8 @@
 __all__ = ['COMMANDS', 'SCALE', 'OVERRIDES', 'AGENT', 'SEED', 'RUN', 'FORCE', 'argument', 'command', 'main', 'Mistyped', 'reused',
            'Stages', 'run_chain', 'demo', 'parsed_shares', 'source_of']
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #6538d7da
-import argparse, os, sys, time
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #ab5a509f
+import argparse, json, os, sys, time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -74,7 +74,7 @@ def _typed(check: Callable, *given, **more):
     try: return check(*given, **more)
     except SlateRLError as error: raise Mistyped(str(error)) from None
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #b0f62efc
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #88b04b2e
 def reused(notebook: Path) -> list[str]:
     "What an executed notebook says it reused."
     import nbformat
@@ -95,14 +95,14 @@ class Stages:
     def run(self, name: str, makes: bool = True, **more):
         "Run a notebook; one that `makes` something takes `force`."
         from offline_slate_rl.pipeline.engine import run_notebook
-        start = time.time()
+        start = time.monotonic()
         print(' '.join([name, *(f'{key}={value}' for key, value in more.items())]), flush=True)
         executed = run_notebook(name, **self.given, **more, **(self.again if makes else {}))
         self.reports.append(executed.with_suffix('.html'))
         for line in reused(executed): print(f'    {line}')
-        print(f'    {time.time() - start:.0f} s', flush=True)
+        print(f'    {time.monotonic() - start:.0f} s', flush=True)
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #1fdac183
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #01e3c2b8
 def run_chain(stages: Stages) -> str:
     "Pretrain, train, inspect; collect and verify random and medium. Why medium was refused; '' where it was not."
     from offline_slate_rl.pipeline.engine import NotebookFailed
@@ -129,7 +129,7 @@ beyond that of showing each user another user's slates, the yoked control):
          argument('env', nargs='?', default='focused_mix'), *RUN, FORCE)
 def demo(args):
     from offline_slate_rl.pipeline.status import demo_paths, demo_table
-    params, began = _params(args), time.time()
+    params, began = _params(args), time.monotonic()
     stages = Stages(params, args.force)
     refusal = run_chain(stages)
     table = demo_table(params).to_string(float_format=lambda value: f'{value:.1f}')
@@ -137,10 +137,15 @@ def demo(args):
     for name, path in demo_paths(params).items(): print(f'{name:<11} {path}')
     print('reports     ' + '\n            '.join(map(str, stages.reports)))
     if refusal:
-        longer = f'slate-rl demo {params.env.name} --agent {params.agent_name} --seed {params.seed} --scale laptop'
-        print(f'\nNo medium data: {refusal}\nA longer run may do: {longer}')
-    of_run = f'--agent {params.agent_name} --seed {params.seed} --scale {params.scale}'
-    print(f"\n{time.time() - began:.0f} s in all. slate-rl status {params.env.name} {of_run} shows what there is.")
+        print(f"\nNo medium data: {refusal}\nA longer run may do: {_line('demo', params, 'laptop')}")
+    print(f"\n{time.monotonic() - began:.0f} s in all. What there is: {_line('status', params, params.scale)}")
+
+def _line(command: str, params, scale: str) -> str:
+    "The line of a command for a run."
+    from offline_slate_rl.core.basics import shell_options
+    overrides = json.dumps(params.overrides) if params.overrides else None
+    given = shell_options(agent=params.agent_name, seed=params.seed, scale=scale, overrides=overrides)
+    return f'slate-rl {command} {params.env.name} {given}'
 
 # %% ../../nbs/lib/pipeline/98_cli.ipynb #67818c0b
 @command('train-many', 'train agents of many environments and seeds as one computation, best on a GPU',
@@ -235,7 +240,7 @@ def _show(args):
     from offline_slate_rl.pipeline.status import show
     print(show(args.path))
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #5f30271d
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #bf427e3f
 @command('verify', 'check datasets, and the arrays derived from them',
          argument('path', nargs='?', type=Path, help='a file or a folder'),
          argument('--all', action='store_true', help='every dataset of the scale'), SCALE)
@@ -264,6 +269,7 @@ def _verified(row) -> list[str]:  # of `verify_paths`
     "What is said of one file."
     episodes = f'  {row.episodes} episodes, {row.seconds} s' if row.episodes else ''
     lines = [f'{row.outcome}  {row.file}{episodes}']
+    if row.rounding: lines.append(f'Another processor rounds otherwise: {row.rounding}')
     if row.failed: lines.append(row.failed)
     if row.again: lines.append(f"{'Make' if row.derived else 'Collect'} it again: {row.again}")
     if row.unknown: lines.append(f'Not known: {row.unknown}')

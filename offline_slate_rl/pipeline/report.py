@@ -8,7 +8,7 @@ __all__ = ['CHAIN', 'panels', 'names_above', 'plot_pretraining', 'best_epoch', '
            'checkpoint_table', 'inspection_table', 'plot_returns', 'reaction_table', 'plot_over_time', 'plot_episode',
            'plot_dataset', 'check_table', 'plot_effect', 'effect_table', 'measure_table', 'plot_chain']
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #7c3c08c1
+# %% ../../nbs/lib/pipeline/93_report.ipynb #075ebc61
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ from ..core.params import EnvParams
 from ..core.streams import stream
 from ..data.checks import Check
 from ..play.episodes import Episodes
+from ..play.measures import with_interval
 from ..rankers.gems import GeMS
 from ..training.online import Trained
 from ..world.embeddings import item_table, topic_norms
@@ -109,7 +110,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return pd.DataFrame(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #7be49b55
+# %% ../../nbs/lib/pipeline/93_report.ipynb #4746e049
 _LEARNER = dict(alpha='temperature', saturated='saturated share of actions',
                 latent_spread='spread of the mode, share of half the range')
 
@@ -155,9 +156,14 @@ def plot_offline(history: list[dict], beside: dict[str, float]) -> Figure:
 def history_table(history: list[dict]) -> pd.DataFrame:
     "A row for each validation."
     columns = ['updates', 'env_steps', 'train_reward', 'val_reward', 'val_ci95', 'distinct_slates']
-    return pd.DataFrame(history).set_index('step')[columns].astype({'train_reward': float}).round(2)
+    return _shown(pd.DataFrame(history).set_index('step')[columns].astype({'train_reward': float}))
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #3e631ac3
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    "Two digits, and an empty cell for what is not known, such as the interval of one episode."
+    table = table.round(2)
+    return table.astype(object).where(table.notna(), '')
+
+# %% ../../nbs/lib/pipeline/93_report.ipynb #8783b1a0
 def returns_table(trained: Trained) -> pd.DataFrame:
     "Step checkpoint and best on the test users."
     rows = []
@@ -167,7 +173,7 @@ def returns_table(trained: Trained) -> pd.DataFrame:
                      'return': measures['return_mean'], '95% interval': measures['return_ci95'],
                      'episodes': measures['episodes'], 'topics per slate': measures['topics_per_slate'],
                      'distinct slates': measures['distinct_slates'], 'privileged': checkpoint.recipe['privileged']})
-    return pd.DataFrame(rows).set_index('checkpoint').round(2)
+    return _shown(pd.DataFrame(rows).set_index('checkpoint'))
 
 def checkpoint_table(trained: Trained) -> pd.DataFrame:
     "The files of a run."
@@ -178,12 +184,12 @@ def checkpoint_table(trained: Trained) -> pd.DataFrame:
                          sha256=artifact.sha256[:12], file=artifact.path.name))
     return pd.DataFrame(rows).set_index('checkpoint')
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #556d7e8b
+# %% ../../nbs/lib/pipeline/93_report.ipynb #f98b58d6
 def inspection_table(seen: Inspection) -> pd.DataFrame:
     "A row for each policy; a score only where the environment has reference returns."
     table = seen.table.copy()
     table['score'] = ['' if score is None or pd.isna(score) else f'{score:.1f}' for score in table.score]
-    return table.round(2)
+    return _shown(table)
 
 def plot_returns(seen: Inspection) -> Figure:
     "Mean return of each policy with its interval."
@@ -195,7 +201,7 @@ def plot_returns(seen: Inspection) -> Figure:
     ax.set(xlabel='return (mean and 95% interval; grey: privileged)')
     return fig
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #44f2145a
+# %% ../../nbs/lib/pipeline/93_report.ipynb #202a75e8
 _BEYOND = {'yoked': "returned beyond another user's slates (yoked)",  # pandas cuts labels of more than 50 characters
            'constant action': 'beyond its constant action (no variation in time)'}
 
@@ -209,7 +215,7 @@ def reaction_table(seen: Inspection) -> pd.DataFrame:
     rows = {_BEYOND['yoked']: 'not known of one episode'}
     for control, its in figures['controls'].items():
         rows[_BEYOND.get(control, f'returned beyond its {control}')] = _gained(its)
-    rows[f'return of {own}'] = '{return:.1f} +- {95% interval:.1f}'.format(**seen.table.loc[own])
+    rows[f'return of {own}'] = with_interval(*seen.table.loc[own, ['return', '95% interval']])
     rows['distinct slates'] = f"{figures['distinct_slates']} of {figures['shown_slates']} shown"
     if figures['latent_spread'] is not None:
         rows['spread of latents, share of half the range'] = f"{figures['latent_spread']:.3f}"

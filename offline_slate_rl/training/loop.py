@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Loop', 'is_due', 'step_is_kept', 'steps_at_once', 'validates', 'Keeper', 'fit']
 
-# %% ../../nbs/lib/training/62_loop.ipynb #2708a070
+# %% ../../nbs/lib/training/62_loop.ipynb #bf68c1f3
 import math, time
 from collections import deque
 from functools import partial
@@ -24,7 +24,7 @@ from ..core.params import Params
 from ..core.store import Artifact, append_rows, freed_memory_kept, provenance, save_artifact
 from ..core.streams import torch_seed
 from ..play.episodes import Episodes
-from ..play.measures import play_and_measure
+from ..play.measures import play_and_measure, with_interval
 from .checkpoints import Run, built_from, remove_checkpoints
 from .tracking import tracker
 
@@ -198,8 +198,8 @@ def validate(self: Keeper, loop: Loop) -> dict:
                episodes=m['episodes'], **figures)
     self.history.append(row)
     self.run.say(f"VALIDATION @ Step {loop.steps}")
-    self.run.say(f"  Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} ({m['episodes']} episodes, "
-                 f"{m['distinct_slates']} distinct slates)")
+    reward = with_interval(m['return_mean'], m['return_ci95'], digits=4)
+    self.run.say(f"  Mean Reward: {reward} ({m['episodes']} episodes, {m['distinct_slates']} distinct slates)")
     self.report(row, loop.steps)
     return row
 

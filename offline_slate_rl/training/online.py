@@ -22,6 +22,7 @@ from ..core.store import (FORMAT, Artifact, append_rows, artifacts, differences,
                                          one_thread, pick_device, stage_log)
 from ..play.episodes import Episodes, rollout
 from ..play.evaluation import evaluate
+from ..play.measures import with_interval
 from .checkpoints import (Run, checkpoints_in, load_policy, online_run, target_name,
                                                    untrained_agent)
 from ..world.embeddings import item_table
@@ -194,7 +195,7 @@ def train(params: Params, force: bool = False,
         return agent, SimulatorSource(params, agent)
     return carry_out(params, run, params.log_name('20_train'), start, force, echo)
 
-# %% ../../nbs/lib/training/63_online.ipynb #fb89a7ec
+# %% ../../nbs/lib/training/63_online.ipynb #9c11adcb
 def _finished(params: Params, run: Run) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints_in(run.folder, run.recipe), target_name(params)
@@ -214,8 +215,8 @@ def _tested(params: Params, run: Run, checkpoint: Artifact, trained: int) -> dic
     policy = load_policy(checkpoint)
     found = evaluate(policy, params.env, params.training.test_episodes)
     m, name, step = found.measures, checkpoint.recipe['checkpoint'], checkpoint.provenance['steps']
-    run.say(f"TEST {name} (step {step}): Mean Reward: {m['return_mean']:.4f} +- {m['return_ci95']:.4f} "
-            f"({m['episodes']} test users)")
+    reward = with_interval(m['return_mean'], m['return_ci95'], digits=4)
+    run.say(f"TEST {name} (step {step}): Mean Reward: {reward} ({m['episodes']} test users)")
     row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
                run=run.name, trained=trained, sha256=checkpoint.sha256, privileged=policy.privileged)
     figures = found.row()
