@@ -9,7 +9,7 @@ __all__ = ['MEASUREMENTS', 'MEASURED', 'IN_ITS_WORLD', 'WINDOW', 'measurement', 
            'click_model_trajectories_per_s', 'bench', 'collected_per_second', 'verify_seconds', 'Written', 'million',
            'load_seconds', 'write_seconds', 'megabytes']
 
-# %% ../../nbs/lib/pipeline/110_bench.ipynb #ef2a8db4
+# %% ../../nbs/lib/pipeline/110_bench.ipynb #2469fa11
 import importlib.util, json, os, platform, subprocess, sys, tempfile, time
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..rankers.click_model import ClickModel, choice_loss
 from ..rankers.gems import GeMS
 from ..rankers.ranker import Ranker, load_ranker
 from ..training.checkpoints import Run, built_from
-from ..training.offline_speed import updates_per_second
+from ..training.offline_training import updates_per_second
 from ..training.online import SimulatorSource
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec

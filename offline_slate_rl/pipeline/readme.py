@@ -73,7 +73,7 @@ def keep_shown(nb) -> None:
 
 # %% ../../nbs/lib/pipeline/92_readme.ipynb #f2b9e48a
 def keep_outputs(*names: str) -> list[Path]:
-    "Run the notebooks of the library and the studies, all or those named (`53_sac`), and keep what they show."
+    "Run the notebooks of the library and the studies, all or those named (`52_sac`), and keep what they show."
     from nbclient import NotebookClient
     paths = [path for path in library_notebooks() if path.stem in names or not names]
     for path in paths:
