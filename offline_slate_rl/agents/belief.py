@@ -50,7 +50,7 @@ class Belief(nn.Module):
         "One more observation: the belief (n, state_dim), and what to go on from."
         raise NotImplementedError
 
-# %% ../../nbs/lib/agents/49_belief.ipynb #92803b8e
+# %% ../../nbs/lib/agents/49_belief.ipynb #8006554f
 class GRUBelief(Belief):
     "The state of a GRU."
     def __init__(self, env: EnvParams, params: BeliefParams):
@@ -63,7 +63,7 @@ class GRUBelief(Belief):
     def products(self, slates: Tensor, clicks: Tensor) -> Tensor:  # (T, n, slate_size) each -> (T, n, 3 state_dim)
         "What the GRU makes of its inputs: its weights times `inputs`, without ever writing those down."
         weight = self.gru.weight_ih_l0.unflatten(1, (slates.shape[-1], -1))  # (3 state_dim, slate_size, dim + 1)
-        of_clicks = F.linear(clicks.flatten(0, 1).float(), weight[:, :, -1], self.gru.bias_ih_l0)
+        of_clicks = F.linear(clicks.flatten(0, 1).to(weight.dtype), weight[:, :, -1], self.gru.bias_ih_l0)
         items = self.embedded(slates.flatten(0, 1)).flatten(1)
         return torch.addmm(of_clicks, items, weight[:, :, :-1].flatten(1).T).unflatten(0, slates.shape[:2])
 
