@@ -149,7 +149,7 @@ def measure_costs(path: Path = RESULTS/'costs.csv', limit: int|None = None) -> p
     table.to_csv(path, index=False, float_format='%.4g')
     return table
 
-# %% ../../nbs/studies/112_costs.ipynb #3c15847c
+# %% ../../nbs/studies/112_costs.ipynb #1f6c43e1
 AXES = dict(num_items='items in the catalogue', slate_size='items in a slate', num_envs='users side by side',
             batch_size='episodes, or slates, in a batch', episodes='episodes in the file')
 
@@ -163,20 +163,35 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
     found = {key: slope(its, 'seconds') for key, its in table.groupby(['work', 'axis'], sort=False)}
     return pd.Series(found).unstack().reindex(columns=list(AXES), index=list(WORK)).round(2)
 
+def _apart(heights: list[float], least: float) -> list[float]:
+    "Heights of labels, moved up until each is `least` above the one below it."
+    placed = []
+    for at in np.argsort(heights): placed.append((at, max(heights[at], placed[-1][1] + least) if placed else heights[at]))
+    return [height for _, height in sorted(placed)]
+
+def _draw(ax, table: pd.DataFrame, of: str, label: Callable):
+    "A line for each kind of work, its name at its end."
+    lines = list(table.groupby('work', sort=False))
+    ends = _apart([np.log10(its[of].iloc[-1]) for _, its in lines], np.ptp(np.log10(ax.get_ylim()))/20)
+    for (name, its), height in zip(lines, ends):
+        color = f'C{list(WORK).index(name)}'
+        ax.plot(its.value, its[of], 'o-', ms=3, color=color)
+        text = ax.annotate(f'{name}: {label(its)}', (its.value.iloc[-1], 10**height), xytext=(5, 0), va='center',
+                           textcoords='offset points', color=color, fontsize=8, annotation_clip=False)
+        text.set_in_layout(False)
+    ax.set_xlim(table.value.min(), table.value.max()**2.2/table.value.min()**1.2)  # room for the names
+    ax.spines[['top', 'right']].set_visible(False)
+
 def plot_costs(table: pd.DataFrame) -> Figure:
-    "Time above, memory below, against each size; names and slopes stand at the ends of the lines."
-    fig, panels = plt.subplots(2, len(AXES), figsize=(22, 9), sharey='row', layout='constrained')
-    for (axis, title), column in zip(AXES.items(), panels.T):
-        for panel, of in zip(column, ('seconds', 'megabytes')):
-            for name, its in table[table.axis == axis].groupby('work', sort=False):
-                color = f'C{list(WORK).index(name)}'
-                panel.loglog(its.value, its[of], 'o-', ms=3, color=color)
-                last = its.iloc[-1]
-                panel.annotate(f' {name}: {slope(its, of):.2f}', (last.value, last[of]), color=color, fontsize=8,
-                               va='center', annotation_clip=False)
-            panel.spines[['top', 'right']].set_visible(False)
-            panel.set_xlim(None, 30*panel.get_xlim()[1])  # room for the names
-        column[1].set(xlabel=title)
-    panels[0, 0].set(ylabel='seconds')
-    panels[1, 0].set(ylabel='most memory of the process, MB')
+    "Time on the left, with slopes, and memory on the right, a row for each size."
+    fig, panels = plt.subplots(len(AXES), 2, figsize=(11, 3*len(AXES)), sharey='col', layout='constrained')
+    for panel, of in zip(panels[0], ('seconds', 'megabytes')):
+        panel.set(yscale='log', ylim=(table[of].min()/1.5, table[of].max()*1.5))
+    for (axis, title), row in zip(AXES.items(), panels):
+        its = table[table.axis == axis]
+        for panel in row: panel.set(xscale='log', xlabel=title)
+        _draw(row[0], its, 'seconds', lambda line: f"{slope(line, 'seconds'):.2f}")
+        _draw(row[1], its, 'megabytes', lambda line: f'{line.megabytes.iloc[-1]:,.0f} MB')
+    panels[0, 0].set_title('CPU seconds, with the slope at the end')
+    panels[0, 1].set_title('most memory of the process, MB')
     return fig
