@@ -254,11 +254,11 @@ def keep_costs(*its_scales: str) -> Path:
     write_text(path, text)
     return path
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #60638754
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #21034f49
 def to_do(grid: Grid, targets: list[str]) -> dict[Job, list[str]]:
     "What is to be done now, in order, with the reasons of what was done before."
-    final = {job for target in targets for job in goals(grid, target)}
-    asked, again = chain(grid, list(final)), {}
+    final = list(dict.fromkeys(job for target in targets for job in goals(grid, target)))
+    asked, again = chain(grid, final), {}
     for job in asked:
         why = old(grid, job) or [f'{need.stage} is done again' for need in needs(grid, job) if again.get(need)]
         if job.made.is_file(): again[job] = why
