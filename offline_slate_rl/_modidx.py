@@ -2225,6 +2225,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._say_to': ( 'lib/pipeline/grid_jobs.html#_say_to',
                                                                                                       'offline_slate_rl/pipeline/grid_jobs.py'),
+                                                     'offline_slate_rl.pipeline.grid_jobs._snakemake': ( 'lib/pipeline/grid_jobs.html#_snakemake',
+                                                                                                         'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._told': ( 'lib/pipeline/grid_jobs.html#_told',
                                                                                                     'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._train': ( 'lib/pipeline/grid_jobs.html#_train',
