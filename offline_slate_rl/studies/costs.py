@@ -149,7 +149,7 @@ def measure_costs(path: Path = RESULTS/'costs.csv', limit: int|None = None) -> p
     table.to_csv(path, index=False, float_format='%.4g')
     return table
 
-# %% ../../nbs/studies/110_costs.ipynb #1f6c43e1
+# %% ../../nbs/studies/110_costs.ipynb #33f7aff3
 AXES = dict(num_items='items in the catalogue', slate_size='items in a slate', num_envs='users side by side',
             batch_size='episodes, or slates, in a batch', episodes='episodes in the file')
 
@@ -166,7 +166,9 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 def _apart(heights: list[float], least: float) -> list[float]:
     "Heights of labels, moved up until each is `least` above the one below it."
     placed = []
-    for at in np.argsort(heights): placed.append((at, max(heights[at], placed[-1][1] + least) if placed else heights[at]))
+    for at in np.argsort(heights):
+        lowest = placed[-1][1] + least if placed else heights[at]
+        placed.append((at, max(heights[at], lowest)))
     return [height for _, height in sorted(placed)]
 
 def _draw(ax, table: pd.DataFrame, of: str, label: Callable):
