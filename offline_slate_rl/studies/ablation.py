@@ -104,7 +104,7 @@ def ablation_table(curves: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     finished = rows.set_index('variant').reindex(columns=list(_SHOWN)).rename(columns=_SHOWN)
     return beside_published(curves).join(finished).sort_values('more', ascending=False)
 
-# %% ../../nbs/studies/103_ablation.ipynb #f7418578
+# %% ../../nbs/studies/103_ablation.ipynb #2a50411f
 def plot_quick(rows: pd.DataFrame) -> Figure:
     "Validation return over updates, a panel for each variant, a line for each run; its end says the worth of reacting."
     variants = rows.variant.unique()
@@ -116,7 +116,7 @@ def plot_quick(rows: pd.DataFrame) -> Figure:
             ax.annotate(f'{last.gain:+.0f}', (last.updates, last.val_reward), xytext=(3, 0), va='center',
                         textcoords='offset points')
         ax.set_title(variant.replace(', ', ',\n'), fontsize=9)
-        ax.set(xlabel='updates', xlim=(0, 1.25*rows.updates.max()), ylim=(0, None))
+        ax.set(xlabel='updates', xlim=(0, 1.25*rows.updates.max()))
         ax.spines[['top', 'right']].set_visible(False)
-    axes[0].set(ylabel='validation return')
+    axes[0].set(ylabel='validation return', ylim=(0, 1.05*rows.val_reward.max()))
     return fig

@@ -166,7 +166,9 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 def _apart(heights: list[float], least: float) -> list[float]:
     "Heights of labels, moved up until each is `least` above the one below it."
     placed = []
-    for at in np.argsort(heights): placed.append((at, max(heights[at], placed[-1][1] + least) if placed else heights[at]))
+    for at in np.argsort(heights):
+        lowest = placed[-1][1] + least if placed else heights[at]
+        placed.append((at, max(heights[at], lowest)))
     return [height for _, height in sorted(placed)]
 
 def _draw(ax, table: pd.DataFrame, of: str, label: Callable):
