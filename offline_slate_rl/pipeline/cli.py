@@ -147,7 +147,7 @@ def _line(command: str, params, scale: str) -> str:
     given = shell_options(agent=params.agent_name, seed=params.seed, scale=scale, overrides=overrides)
     return f'slate-rl {command} {params.env.name} {given}'
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #2e40250a
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #6ec45ffa
 @command('approve', 'let a checkpoint collect a dataset',
          argument('env'), argument('quality', help='medium or expert'), *RUN,
          argument('--note', default='', help='why; needed against a blocking verdict'),
@@ -155,7 +155,10 @@ def _line(command: str, params, scale: str) -> str:
          argument('--model-checkpoint', default='', help="'best', 'step40000' or a path"))
 def _approve(args):
     from offline_slate_rl.collection.approval import approve
-    record = approve(_params(args), args.quality, args.note, args.by, args.model_checkpoint)
+    from offline_slate_rl.collection.behaviours import check_has_checkpoint
+    params = _params(args)
+    _typed(check_has_checkpoint, args.quality)
+    record = approve(params, args.quality, args.note, args.by, args.model_checkpoint)
     allowed = f"{record['file']} is approved to collect {args.quality} data, by {record['by']}"
     print(f"{allowed}, played so: {record['how']}.")
     for reason in record['figures']['blocking']: print(f'  against its verdict: {reason}')
