@@ -102,7 +102,7 @@ class Stages:
         for line in reused(executed): print(f'    {line}')
         print(f'    {time.monotonic() - start:.0f} s', flush=True)
 
-# %% ../../nbs/lib/pipeline/96_cli.ipynb #01e3c2b8
+# %% ../../nbs/lib/pipeline/96_cli.ipynb #8ff47681
 def run_chain(stages: Stages) -> str:
     "Pretrain, train, inspect; collect and verify random and medium. Why medium was refused; '' where it was not."
     from offline_slate_rl.pipeline.engine import NotebookFailed
@@ -132,7 +132,7 @@ def demo(args):
     params, began = _params(args), time.monotonic()
     stages = Stages(params, args.force)
     refusal = run_chain(stages)
-    table = demo_table(params).to_string(float_format=lambda value: f'{value:.1f}')
+    table = demo_table(params).to_string(float_format=lambda value: f'{value:.1f}', na_rep='')
     print(_TABLE.format(scale=params.scale, env=params.env.label, table=table))
     for name, path in demo_paths(params).items(): print(f'{name:<11} {path}')
     print('reports     ' + '\n            '.join(map(str, stages.reports)))

@@ -215,7 +215,7 @@ def keep(self: Keeper, loop: Loop):
         self.best = row['val_reward']
         self.save(loop, 'best', row)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #1e076349
+# %% ../../nbs/lib/training/62_loop.ipynb #6f300545
 @patch
 def on_train_start(self: Keeper, trainer, loop: Loop):
     self.started = self.saved = time.monotonic()  # the clock on the wall may be set back
@@ -229,7 +229,7 @@ def on_train_start(self: Keeper, trainer, loop: Loop):
     else:
         self.save_last(loop)
         remove_checkpoints(self.run.replaced, but='last')
-        self.keep(loop)  # the untrained agent is a checkpoint too
+    if loop.steps == 0: self.keep(loop)  # the untrained agent is a checkpoint too, also of a run killed just before it
     self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1)
 
 @patch
