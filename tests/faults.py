@@ -15,7 +15,7 @@ class Tried:
     def add(self, state: str, same: bool, sentence: bool|None = None):
         "What a try left, whether the next run gave the same bytes, whether a person read one sentence (None: nobody)."
         assert state in STATES, state
-        self.counts.update({'tried': 1, state: 1, 'same bytes after': same, 'one sentence': bool(sentence)})
+        self.counts.update({'tried': 1, state: 1, 'same bytes after': int(same), 'one sentence': int(bool(sentence))})
         self.silent = sentence is None
 
     @property

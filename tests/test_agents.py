@@ -25,7 +25,7 @@ from offline_slate_rl.training.online import train
 WORLDS = {'DQN': {'env.slate_size': 1}}  # it chooses single items
 ALGORITHMS = [agent for agent in agents() if 'base' not in params_file(f'agents/{agent}.yaml')]  # the others vary these
 
-FEW = {'collection.num_trajectories': 10, 'collection.block_size': 5}
+FEW = {'collection.num_trajectories': 20}
 
 def changes(agent: str) -> dict: return FEW | WORLDS.get(agent, {})
 def params_of(agent: str, **overrides) -> Params: return tiny(agent=agent, overrides=changes(agent) | overrides)
@@ -60,7 +60,7 @@ def test_the_whole_way(agent, outputs):
     approve(params, note=NOTE, inspection=inspection)
     found = {quality: collect_dataset(params, quality) for quality in ('random', 'medium')}
     datasets = {quality: Dataset(artifact) for quality, artifact in found.items()}
-    mixed = mix(params, datasets, dict(random=.5, medium=.5), 10, belief='best')
+    mixed = mix(params, datasets, dict(random=.5, medium=.5), 20, belief='best')
     for artifact in (*found.values(), mixed):
         checks, _ = verify_dataset(artifact.path, params)
         require(untied(checks))
@@ -68,7 +68,7 @@ def test_the_whole_way(agent, outputs):
     assert medium.privileged == inspection.checkpoint.recipe['privileged']
     assert ('actions' in medium.keys()) == (params.agent.ranker is not None)
     rows = medium.transitions('observations', 'rewards')
-    assert len(rows['rewards']) == 1000 and np.isfinite(rows['observations']).all()
+    assert len(rows['rewards']) == 2000 and np.isfinite(rows['observations']).all()
     for to, view in ('npz', 'slate'), ('parquet', ''):
         assert export_dataset(medium.path, to, str(outputs/'exported'/f'{agent}.{to}'), view).is_file()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chain import ENV, NOTE, checkpoint, dataset, files, papermill, printed, the, tiny, together, typed
+from chain import ENV, NOTE, checkpoint, dataset, files, papermill, printed, run_cells, the, tiny, together, typed
 from offline_slate_rl.collection import approval, inspection
 from offline_slate_rl.collection.approval import approvals_path, approve
 from offline_slate_rl.collection.card import verify_dataset
@@ -18,7 +18,7 @@ from offline_slate_rl.core.store import Artifact, artifacts, load_artifact, read
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.pipeline import cli
-from offline_slate_rl.pipeline.report import returns_table
+from offline_slate_rl.pipeline.report import history_table, inspection_table, reaction_table, returns_table
 from offline_slate_rl.pipeline.status import demo_table
 from offline_slate_rl.play.measures import play_and_measure
 from offline_slate_rl.rankers.gems_training import pretrain_gems
@@ -215,6 +215,20 @@ def test_the_verdict_warns_of_a_medium_that_is_none(here, monkeypatch):
     monkeypatch.setattr(inspection, 'keep_rows', lambda *_: None)  # these outputs are for reading
     warnings = inspect_checkpoint(tiny()).warnings
     assert any('as it would collect' in warning and 'outside 20 to 80' in warning for warning in warnings), warnings
+
+ALONE = {'training.val_episodes': 1, 'training.test_episodes': 1, 'collection.num_trajectories': 1}
+
+def test_of_one_episode_no_notebook_says_nan(copy, capsys):
+    "There is no interval, and what it would decide is not known."
+    run_cells('20_train', overrides=ALONE)
+    seen = run_cells('25_inspect', overrides=ALONE)['inspection']
+    run_cells('30_collect', quality='random', overrides=ALONE)
+    run_cells('40_verify', quality='random', overrides=ALONE)
+    trained = train(tiny(overrides=ALONE))
+    tables = [inspection_table(seen), reaction_table(seen), returns_table(trained), history_table(trained.history)]
+    said = ' '.join([capsys.readouterr().out, seen.verdict, *(table.to_string() for table in tables)])
+    assert not re.search(r'\bnan\b', said, re.IGNORECASE), said
+    assert 'cannot be judged from one episode' in said and '(one episode)' in said
 
 def test_an_automatic_approval_records_what_it_saw(copy, monkeypatch):
     approvals_path(tiny(), 'medium').unlink()

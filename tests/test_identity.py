@@ -3,7 +3,8 @@ import hashlib, os, re, shutil, signal, subprocess, time
 
 import pytest, torch
 
-from chain import ENV, checkpoint, contents, dataset, files, item_file, python, tiny
+from chain import (
+    ENV, PROGRAMS, REPO, checkpoint, contents, dataset, environment, files, item_file, python, tiny)
 from offline_slate_rl.collection.collect import collect_dataset, collection_params
 from offline_slate_rl.core.errors import SlateRLError
 from offline_slate_rl.core.files import load_tensors
@@ -24,6 +25,15 @@ MADE = [('logged', ''), ('mf', ''), ('click_model', ''), ('gems', ''), ('checkpo
 @pytest.mark.parametrize('what', MADE, ids=' '.join)
 def test_another_process_two_workers_and_two_threads_make_the_same_bytes(chain, what):
     assert contents(chain.again)[what] == contents(chain.outputs)[what]
+
+def test_a_dataset_passes_on_a_processor_that_rounds_otherwise(chain):
+    "torch without its instructions for wide vectors; it says what moved, where there were any."
+    line = [str(PROGRAMS/'slate-rl'), 'verify', '--all']
+    other = environment(chain.outputs) | dict(ATEN_CPU_CAPABILITY='default')
+    process = subprocess.run(line, cwd=REPO, env=other, capture_output=True, text=True)
+    assert process.returncode == 0 and '2 passed, 0 failed' in process.stdout, process.stdout + process.stderr
+    moved = 'Another processor rounds otherwise: ' in process.stdout
+    assert moved == (torch.backends.cpu.get_cpu_capability() != 'DEFAULT')
 
 def alive(session: int) -> list[str]:
     "Processes of a session that have not ended."

@@ -18,6 +18,7 @@ from offline_slate_rl.core.errors import DamagedError
 from offline_slate_rl.core.files import ROOM
 from offline_slate_rl.core.manifests import manifest_path
 from offline_slate_rl.core.store import artifacts
+from offline_slate_rl.training.checkpoints import checkpoints
 from offline_slate_rl.training.loop import Keeper
 from offline_slate_rl.training.online import train
 from stages import STAGES, Ran, answer_of, can_mount, read_only, run_stage, small_disk, start, undo, whole
@@ -89,6 +90,17 @@ def test_killed(stage):
             outputs, _ = disturbed(stage, signal.SIGKILL, chance)
             tried.add(stage.state(outputs), stage.ends_the_same(outputs))
     assert tried.sound, tried.counts
+
+def test_a_training_that_was_killed_before_its_first_checkpoint(copy, chain, monkeypatch):
+    "What it goes on from is there already, at step 0."
+    shutil.rmtree(copy/'tiny'/'checkpoints')
+    def killed(*_): raise SystemExit
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, 'validate', killed)
+        with pytest.raises(BaseException): train(tiny())
+    assert list(checkpoints(tiny())) == ['last']
+    train(tiny())
+    assert whole(copy) == whole(chain.outputs)
 
 def is_a_sentence(ran: Ran) -> bool: return not ran.error and '\n' not in ran.sentence
 

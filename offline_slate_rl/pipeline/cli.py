@@ -132,7 +132,7 @@ def demo(args):
     params, began = _params(args), time.monotonic()
     stages = Stages(params, args.force)
     refusal = run_chain(stages)
-    table = demo_table(params).to_string(float_format=lambda value: f'{value:.1f}')
+    table = demo_table(params).to_string(float_format=lambda value: f'{value:.1f}', na_rep='')
     print(_TABLE.format(scale=params.scale, env=params.env.label, table=table))
     for name, path in demo_paths(params).items(): print(f'{name:<11} {path}')
     print('reports     ' + '\n            '.join(map(str, stages.reports)))
@@ -174,7 +174,10 @@ def _train_many(args):
          argument('--model-checkpoint', default='', help="'best', 'step40000' or a path"))
 def _approve(args):
     from offline_slate_rl.collection.approval import approve
-    record = approve(_params(args), args.quality, args.note, args.by, args.model_checkpoint)
+    from offline_slate_rl.collection.behaviours import check_has_checkpoint
+    params = _params(args)
+    _typed(check_has_checkpoint, args.quality)
+    record = approve(params, args.quality, args.note, args.by, args.model_checkpoint)
     allowed = f"{record['file']} is approved to collect {args.quality} data, by {record['by']}"
     print(f"{allowed}, played so: {record['how']}.")
     for reason in record['figures']['blocking']: print(f'  against its verdict: {reason}')
