@@ -455,6 +455,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                         'offline_slate_rl/collection/behaviours.py'),
                                                         'offline_slate_rl.collection.behaviours._of_training': ( 'lib/collection/behaviours.html#_of_training',
                                                                                                                  'offline_slate_rl/collection/behaviours.py'),
+                                                        'offline_slate_rl.collection.behaviours.check_has_checkpoint': ( 'lib/collection/behaviours.html#check_has_checkpoint',
+                                                                                                                         'offline_slate_rl/collection/behaviours.py'),
                                                         'offline_slate_rl.collection.behaviours.described': ( 'lib/collection/behaviours.html#described',
                                                                                                               'offline_slate_rl/collection/behaviours.py'),
                                                         'offline_slate_rl.collection.behaviours.find_behaviour': ( 'lib/collection/behaviours.html#find_behaviour',

@@ -8,8 +8,9 @@ __all__ = ['KNOWN_WARNINGS', 'quiet_lightning', 'without_scheduler', 'run_lightn
 # %% ../../nbs/lib/core/05_lightning.ipynb #89c90965
 import contextlib, logging, os, signal, threading, warnings
 
-# %% ../../nbs/lib/core/05_lightning.ipynb #adf8ad20
-KNOWN_WARNINGS = 'does not have many workers|num_workers|validation_step|LeafSpec|in eval mode|srun'  # of no use to a person
+# %% ../../nbs/lib/core/05_lightning.ipynb #cc0105f5
+# Of no use to a person.
+KNOWN_WARNINGS = 'does not have many workers|num_workers|validation_step|LeafSpec|in eval mode|srun'
 
 @contextlib.contextmanager
 def quiet_lightning():
@@ -17,7 +18,8 @@ def quiet_lightning():
     logger = logging.getLogger('pytorch_lightning')
     level = logger.level
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', module='pytorch_lightning|lightning_fabric', message=f'.*({KNOWN_WARNINGS}).*')
+        for module in 'pytorch_lightning', 'lightning_fabric':
+            warnings.filterwarnings('ignore', module=module, message=f'.*({KNOWN_WARNINGS}).*')
         logger.setLevel(logging.ERROR)
         try: yield
         finally: logger.setLevel(level)

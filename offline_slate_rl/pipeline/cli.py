@@ -102,7 +102,7 @@ class Stages:
         for line in reused(executed): print(f'    {line}')
         print(f'    {time.monotonic() - start:.0f} s', flush=True)
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #01e3c2b8
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #8ff47681
 def run_chain(stages: Stages) -> str:
     "Pretrain, train, inspect; collect and verify random and medium. Why medium was refused; '' where it was not."
     from offline_slate_rl.pipeline.engine import NotebookFailed
@@ -166,7 +166,7 @@ def _train_many(args):
                             for name in (target_name(params), 'best') if name in test)
         print(f'{params.env.label:20} seed {params.seed:<10} {returns}')
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #2e40250a
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #6ec45ffa
 @command('approve', 'let a checkpoint collect a dataset',
          argument('env'), argument('quality', help='medium or expert'), *RUN,
          argument('--note', default='', help='why; needed against a blocking verdict'),

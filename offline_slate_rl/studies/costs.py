@@ -149,7 +149,7 @@ def measure_costs(path: Path = RESULTS/'costs.csv', limit: int|None = None) -> p
     table.to_csv(path, index=False, float_format='%.4g')
     return table
 
-# %% ../../nbs/studies/112_costs.ipynb #1f6c43e1
+# %% ../../nbs/studies/112_costs.ipynb #33f7aff3
 AXES = dict(num_items='items in the catalogue', slate_size='items in a slate', num_envs='users side by side',
             batch_size='episodes, or slates, in a batch', episodes='episodes in the file')
 

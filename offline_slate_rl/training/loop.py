@@ -225,7 +225,7 @@ def keep(self: Keeper, loop: Loop):
         self.best = row['val_reward']
         self.save(loop, 'best', row)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #55ea8d46
+# %% ../../nbs/lib/training/62_loop.ipynb #eb6a3907
 @patch
 def on_train_start(self: Keeper, trainer, loop: Loop):
     self.started = self.saved = time.monotonic()  # the clock on the wall may be set back
@@ -239,7 +239,7 @@ def on_train_start(self: Keeper, trainer, loop: Loop):
     else:
         self.save_last(loop)
         remove_checkpoints(self.run.replaced, but='last')
-        self.keep(loop)  # the untrained agent is a checkpoint too
+    if loop.steps == 0: self.keep(loop)  # the untrained agent is a checkpoint too, also of a run killed just before it
     self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1,
                     disable=not self.shown)
 

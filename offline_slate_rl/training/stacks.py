@@ -106,7 +106,7 @@ class Players:
         ids = id_dtype(worlds.env.num_items)
         return torch.stack(slates, 2).to(ids), torch.stack(clicks, 2).to(torch.uint8), torch.stack(latents, 2)
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #9b9727dd
+# %% ../../nbs/lib/training/69_stacks.ipynb #20b69820
 class Member(Loop):
     "An agent that learns in a stack."
     def __init__(self, params: Params, run: Run):
@@ -127,7 +127,7 @@ class Member(Loop):
 
     def validation(self) -> tuple[Episodes, dict]:
         "Its part of what the whole stack plays."
-        return self.stack.validation_of(self) or super().validation()
+        return self.stack and self.stack.validation_of(self) or super().validation()
 
 # %% ../../nbs/lib/training/69_stacks.ipynb #3684b423
 def plays_as_one(members: list[Member]) -> bool:
