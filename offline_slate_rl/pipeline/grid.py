@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
            'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #58f9a474
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #20e5d242
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,6 @@ from ..collection.behaviours import OWN, Behaviour, quality_step
 from ..collection.collect import APPROVALS, planned_dataset
 from ..collection.mixtures import mixture_name, mixture_shares
 from ..collection.verification import record_path
-from ..core.basics import shell_options
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
@@ -267,7 +266,7 @@ def _row(rows: dict, job: Job) -> dict|None:
     return max((row for name, row in rows.items() if name.split()[0] == job.stage), key=lambda row: row['seconds'],
                default=None)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #367c2bd4
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #1e602cbc
 class Rules:
     "What the Snakefile asks."
     def __init__(self, grid: Grid):
@@ -311,10 +310,8 @@ class Rules:
 
     def train_many(self, agent: str) -> str:
         "The line that trains all of it, stacked."
-        left, grid = self._of_agent(agent), self.grid
-        def named(names) -> str: return ','.join(dict.fromkeys(map(str, names)))
-        return 'slate-rl train-many ' + shell_options(envs=named(job.params.env.name for job in left), agent=agent,
-                                                      seeds=named(job.params.seed for job in left), scale=grid.scale)
+        from offline_slate_rl.training.stacks import many_command
+        return many_command([job.params for job in self._of_agent(agent)])
 
     def resources_of_many(self, agent: str) -> dict:
         costs = [cost(job) for job in self._of_agent(agent)]
