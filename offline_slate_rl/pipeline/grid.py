@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
            'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #20e5d242
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #58f9a474
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from ..collection.behaviours import OWN, Behaviour, quality_step
 from ..collection.collect import APPROVALS, planned_dataset
 from ..collection.mixtures import mixture_name, mixture_shares
 from ..collection.verification import record_path
+from ..core.basics import shell_options
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
