@@ -39,7 +39,9 @@ def mix(force: bool = False):
 def derive(force: bool = False): load_dataset(ENV, 'medium', belief='best')
 
 def export(force: bool = False):
-    for to in FORMATS: export_dataset(dataset('medium'), to, force=force)
+    for to in FORMATS:  # Minari would write into the user's home
+        output = str(dataset('medium').parent/to) if to == 'minari' else ''
+        export_dataset(dataset('medium'), to, output, force=force)
 
 STAGES = dict(pretrain=pretrain, train=lambda force=False: train(tiny(), force), collect=collect,
               verify=lambda force=False: verify_dataset(dataset('medium'), tiny()), mix=mix, derive=derive,

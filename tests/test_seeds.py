@@ -56,7 +56,8 @@ def test_a_wrong_seed_on_the_line(elsewhere):
     assert process.returncode == 1 and re.match(f'seed {REFUSED.format(2**64)}', last_line(process))
 
 # what every command with an option for a seed needs beside it
-NEEDED = dict(demo=[ENV], status=[ENV], approve=[ENV, 'medium'], mix=[ENV, 'random=0.5', 'medium=0.5'])
+NEEDED = {'demo': [ENV], 'status': [ENV], 'approve': [ENV, 'medium'], 'mix': [ENV, 'random=0.5', 'medium=0.5'],
+          'train-many': ['--envs', ENV], 'stage': ['pretrain', ENV], 'grid': ['random']}
 SEED_OPTIONS = [(command, name) for command, (_, arguments, _) in cli.COMMANDS.items()
                 for names, _ in arguments for name in names if 'seed' in name]
 

@@ -6,7 +6,7 @@
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
            'many_command', 'many_params', 'test_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #18c2d0ce
+# %% ../../nbs/lib/training/69_stacks.ipynb #15acd709
 import contextlib, json, math, shlex, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..agents.sac_stack import (SACStack, belief_inputs, cannot_stack_agents, forward, gru_scan_on,
                                                linear)
-from ..core.basics import shell_options
+from ..core.basics import checked_seed, shell_options
 from ..core.errors import Interrupted, SlateRLError
 from ..core.lightning import noted_interruptions
 from ..core.params import Params, load_params, params_file, registry
@@ -314,7 +314,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
         if noted: raise KeyboardInterrupt
     return members
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #859ccdaf
+# %% ../../nbs/lib/training/69_stacks.ipynb #471d2e28
 def kind_of(params: Params) -> str:
     "What trainings that learn as one have in common."
     gems, env = params.gems, params.env
@@ -339,17 +339,19 @@ def many_params(envs: str,   # names with commas between, `published` or `all`
     "Parameters of all trainings of a set."
     published = [name for name in registry() if name.split('_')[0] in ('diffuse', 'focused')]
     names = dict(published=published, all=registry()).get(envs) or [name for name in envs.split(',') if name]
-    given = [seed for seed in seeds.split(',') if seed]
-    if not names or not given or not all(seed.isdigit() for seed in given):
+    try: given = [int(seed) for seed in seeds.split(',') if seed]
+    except ValueError: given = []
+    if not names or not given:
         raise SlateRLError(f"envs is '{envs}' and seeds is '{seeds}'; names and numbers with commas between were "
                            "expected, or how many seeds: --envs focused_mix,diffuse_mix --seeds 10")
+    for seed in given: checked_seed(seed)
     if ',' not in seeds:
-        known = params_file('seeds.yaml')
-        if not 0 < int(seeds) <= len(known):
-            raise SlateRLError(f"seeds is {seeds}, and params/seeds.yaml has {len(known)}. "
-                               f"One seed is written with a comma: --seeds {seeds},")
-        given = known[:int(seeds)]
-    return [load_params(name, agent, int(seed), scale, variant)
+        [count], known = given, params_file('seeds.yaml')
+        if not 0 < count <= len(known):
+            raise SlateRLError(f"seeds is {count}, and params/seeds.yaml has {len(known)}. "
+                               f"One seed is written with a comma: --seeds {count},")
+        given = known[:count]
+    return [load_params(name, agent, seed, scale, variant)
             for variant in variants or [''] for name in names for seed in given]
 
 def test_many(all_params: list[Params]) -> list[Trained]:
