@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
            'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #58f9a474
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #6f6a6e67
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from ..collection.behaviours import OWN, Behaviour, quality_step
 from ..collection.collect import APPROVALS, planned_dataset
 from ..collection.mixtures import mixture_name, mixture_shares
 from ..collection.verification import record_path
-from ..core.basics import shell_options
+from ..core.basics import checked_seed, shell_options
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
@@ -87,7 +87,7 @@ def make_job(stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = No
     parts = [params.env.name, *who, str(params.seed), quality, algorithm, shard.replace('/', 'of')]
     return Job(stage, params, '_'.join(filter(None, parts)), quality, algorithm, shard)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #d5c3d6a4
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #24c456bf
 QUALITIES = 'random', 'medium', 'replay', 'expert'
 TARGETS = *QUALITIES, 'mixtures', 'offline', 'all'
 
@@ -99,7 +99,7 @@ def _listed(given, usual: list, every: list, what: str) -> list:
     if words == ['all']: return every
     known = {str(value): value for value in every}
     for word in words:
-        if word in known or what == 'seed' and word.isdecimal(): continue
+        if word in known or what == 'seed' and re.fullmatch(r'-?\d+', word): continue
         raise SlateRLError(f"Unknown {what} '{word}'. {nearest(word, known)}")
     return list(dict.fromkeys(known.get(word, word) for word in words))
 
@@ -128,7 +128,7 @@ class Grid:
         learners = _listed(asked['algorithms'], agents('offline'), agents('offline'), 'algorithm')
         return cls(asked['scale'] or default_scale(),
                    _listed(asked['envs'], params_file('grid.yaml')['envs'], list(registry()), 'environment'),
-                   [int(seed) for seed in _listed(asked['seeds'], seeds()[:1], seeds(), 'seed')],
+                   [checked_seed(int(seed)) for seed in _listed(asked['seeds'], seeds()[:1], seeds(), 'seed')],
                    _listed(asked['agents'], [USUAL_AGENT], agents(), 'agent'), learners, asked['approval'],
                    int(asked['shards']), str(asked['stacked']).lower() == 'true')
 
