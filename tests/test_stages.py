@@ -94,10 +94,10 @@ def test_killed(stage):
 def test_a_training_that_was_killed_before_its_first_checkpoint(copy, chain, monkeypatch):
     "What it goes on from is there already, at step 0."
     shutil.rmtree(copy/'tiny'/'checkpoints')
-    def killed(*_): raise SystemExit
+    def killed(*_): raise RuntimeError('killed')
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, 'validate', killed)
-        with pytest.raises(BaseException): train(tiny())
+        with pytest.raises(RuntimeError, match='killed'): train(tiny())
     assert list(checkpoints(tiny())) == ['last']
     train(tiny())
     assert whole(copy) == whole(chain.outputs)
