@@ -16,7 +16,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check
+.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -57,6 +57,17 @@ nightly: export SLATE_RL_NIGHTLY = 1
 nightly: export SLATE_RL_ENVIRONMENTS = all
 nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
 	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py -n 2
+
+COVERAGE = PYTHONPATH=.venv/coverage $(BIN)/python -m coverage
+coverage: export OMP_NUM_THREADS = 1
+coverage: .venv/.ready ## which lines of the package the tests run: a row for each room in nbs/results/coverage.csv (an hour)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/coverage coverage==7.17.5
+	$(COVERAGE) erase
+	for notebook in nbs/lib/*/*.ipynb nbs/studies/*.ipynb; do $(COVERAGE) run tests/cover.py $$notebook || exit 1; done
+	$(COVERAGE) run -m pytest --ignore tests/test_repository.py
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) json --quiet -o .venv/coverage.json
+	$(BIN)/python tests/cover.py .venv/coverage.json nbs/results/coverage.csv
 
 worlds: export OMP_NUM_THREADS = 1
 worlds: .venv/.ready ## measure params/worlds.yaml again: the returns that tables are read against (half an hour)
