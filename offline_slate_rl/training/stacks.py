@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
-           'many_command', 'many_params', 'test_many', 'train_many']
+           'many_command', 'published', 'many_params', 'tested_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #15acd709
+# %% ../../nbs/lib/training/69_stacks.ipynb #1a79c679
 import contextlib, json, math, shlex, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,7 +23,8 @@ from ..agents.sac_stack import (SACStack, belief_inputs, cannot_stack_agents, fo
 from ..core.basics import checked_seed, shell_options
 from ..core.errors import Interrupted, SlateRLError
 from ..core.lightning import noted_interruptions
-from ..core.params import Params, load_params, params_file, registry
+from ..core.params import Params, load_params, registry
+from ..core.params import seeds as known_seeds
 from ..core.store import available_cores, freed_memory_kept, one_thread, pick_device
 from ..core.streams import stream, torch_seed
 from ..play.episodes import Episodes, id_dtype
@@ -258,7 +259,7 @@ def validate(self: Stack, step: int):
     tensors = [torch.cat(part, 1)[:, :episodes] for part in zip(*parts)]
     self.validated = step, [Episodes(*(tensor[number] for tensor in tensors)) for number in range(self.size)]
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #fd450dc7
+# %% ../../nbs/lib/training/69_stacks.ipynb #e9bca5e6
 def _step_through(member: Member, steps: int):
     "Validate, save and report what is due; a member that has gone wrong stops."
     try:
@@ -286,10 +287,9 @@ def run_stack(members: list[Member], until: int, noted: list, bar, together: boo
         list(stack.pool.map(_step_through, alive, [burst]*len(alive)))
         alive = [member for member in alive if member.failure is None]
         bar.update(burst*len(alive))
-    if noted:
-        list(stack.pool.map(lambda member: member.keeper.save_last(member), alive))
+    if noted: list(stack.pool.map(lambda member: member.keeper.save_last(member), alive))
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #fe80b70c
+# %% ../../nbs/lib/training/69_stacks.ipynb #dea63a9d
 @freed_memory_kept()
 @one_thread()
 def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = None) -> list[Member]:
@@ -298,8 +298,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
     if not members: return []
     most = all_params[0].training.max_steps
     def step_of(member: Member) -> int:
-        resumes = member.run.resume and member.stack is None
-        return member.run.resume['steps'] if resumes else member.steps
+        return member.run.resume['steps'] if member.run.resume and member.stack is None else member.steps
     bar = tqdm(total=most*len(members), initial=sum(map(step_of, members)), desc=f'Training {len(members)} agents',
                unit='step', mininterval=1)
     with bar, noted_interruptions() as noted:
@@ -314,7 +313,7 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
         if noted: raise KeyboardInterrupt
     return members
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #471d2e28
+# %% ../../nbs/lib/training/69_stacks.ipynb #080621ad
 def kind_of(params: Params) -> str:
     "What trainings that learn as one have in common."
     gems, env = params.gems, params.env
@@ -331,14 +330,17 @@ def many_command(all_params: list[Params]) -> str:
     its = ' '.join(map(shlex.quote, variants))
     return f'slate-rl train-many {shell_options(**given)}' + (f' --variants {its}' if variants != ['{}'] else '')
 
+def published() -> list[str]:
+    "The six published environments."
+    return [name for name in registry() if name.split('_')[0] in ('diffuse', 'focused')]
+
 def many_params(envs: str,   # names with commas between, `published` or `all`
                 seeds: str,  # how many of params/seeds.yaml, or seeds with commas between: '7,' is one
                 agent: str, scale: str = '',
                 variants: list[str] = (),  # overrides; each is trained in each environment with each seed
                ) -> list[Params]:
     "Parameters of all trainings of a set."
-    published = [name for name in registry() if name.split('_')[0] in ('diffuse', 'focused')]
-    names = dict(published=published, all=registry()).get(envs) or [name for name in envs.split(',') if name]
+    names = dict(published=published(), all=registry()).get(envs) or [name for name in envs.split(',') if name]
     try: given = [int(seed) for seed in seeds.split(',') if seed]
     except ValueError: given = []
     if not names or not given:
@@ -346,7 +348,7 @@ def many_params(envs: str,   # names with commas between, `published` or `all`
                            "expected, or how many seeds: --envs focused_mix,diffuse_mix --seeds 10")
     for seed in given: checked_seed(seed)
     if ',' not in seeds:
-        [count], known = given, params_file('seeds.yaml')
+        [count], known = given, known_seeds()
         if not 0 < count <= len(known):
             raise SlateRLError(f"seeds is {count}, and params/seeds.yaml has {len(known)}. "
                                f"One seed is written with a comma: --seeds {count},")
@@ -354,7 +356,7 @@ def many_params(envs: str,   # names with commas between, `published` or `all`
     return [load_params(name, agent, seed, scale, variant)
             for variant in variants or [''] for name in names for seed in given]
 
-def test_many(all_params: list[Params]) -> list[Trained]:
+def tested_many(all_params: list[Params]) -> list[Trained]:
     "Finished trainings, each of their step checkpoints and bests tested, by as many processes as there are cores."
     workers, tested = min(available_cores(), len(all_params)), partial(train, echo=False)
     if workers < 2: return list(map(tested, all_params))
@@ -371,7 +373,7 @@ def train_many(all_params: list[Params], force: bool = False, say=print,
     for params in all_params: kinds.setdefault(kind_of(params), []).append(params)
     for kind in kinds.values(): failures |= _train_kind(kind, force, say, together)
     say(f"Trained in {time.monotonic() - began:.0f} s; now the test users")
-    trained = test_many([params for params in all_params if id(params) not in failures])
+    trained = tested_many([params for params in all_params if id(params) not in failures])
     say(f"Tested: {time.monotonic() - began:.0f} s in all")
     if failures:
         stopped = '; '.join(f'{params.env.label}, seed {params.seed}: {failures[id(params)]}'
@@ -383,7 +385,7 @@ def train_many(all_params: list[Params], force: bool = False, say=print,
 def _train_kind(kind: list[Params], force: bool, say, together: bool|None) -> dict[int, SlateRLError]:
     "Train those that learn as one; what stopped the ones that did not get to their end."
     with contextlib.ExitStack() as everything:
-        runs, logs = [online_run(params) for params in kind], []
+        runs, logs = list(map(online_run, kind)), []
         for params, run in zip(kind, runs):
             run.command = many_command([params])
             logs.append(everything.enter_context(contextlib.ExitStack()))

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CompiledTopicRec']
 
-# %% ../../nbs/lib/world/13_compiled.ipynb #033f956a
+# %% ../../nbs/lib/world/13_compiled.ipynb #0e13710d
 import numpy as np, torch
 from fastcore.basics import AttrDict
 from torch import Tensor
 
 from ..core.errors import SlateRLError
-from .simulator import BORED_TURNS, Obs, State, TopicRec
+from .simulator import BORED_TURNS, Obs, State, TopicRec, used_options
 
 try: from numba import njit
 except ModuleNotFoundError:
@@ -89,14 +89,12 @@ def _played_turn(slates, uniforms, drawn, effective, items, item_topic, examined
         for i in range(ranks):
             if clicks[e, i]: _drift(user[e], items[slates[e, i]], keep, pull, num_topics)
 
-# %% ../../nbs/lib/world/13_compiled.ipynb #562e15e5
-_NEUTRAL = dict(propensities=None, rel_threshold=None, click_only_once=False, short_term_boost=1.)
-
+# %% ../../nbs/lib/world/13_compiled.ipynb #2e62f641
 class CompiledTopicRec(TopicRec):
     "`TopicRec`, compiled: on a CPU, for worlds without the options that no registered environment uses."
     def __init__(self, env, *args, **kwargs):
         super().__init__(env, *args, **kwargs)
-        lacks = [option for option, neutral in _NEUTRAL.items() if getattr(env, option) != neutral]
+        lacks = used_options(env)
         if self.device.type != 'cpu': lacks.append(self.device.type)
         if lacks: raise SlateRLError(f"CompiledTopicRec has no {', '.join(lacks)}; "
                                      "offline_slate_rl.world.simulator.TopicRec has.")
