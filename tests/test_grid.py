@@ -91,7 +91,7 @@ def test_on_a_gpu_all_trainings_of_an_agent_are_one_job(copy):
     bare = snakemake(copy, '-n', 'medium', '--config', f'envs={ENV},diffuse_mix', 'stacked=true', 'seeds=1,58407201')
     assert bare.returncode == 0, bare.stdout + bare.stderr
     [line] = re.findall(r'slate-rl train-many .*', bare.stdout + bare.stderr)
-    assert line == f'slate-rl train-many --envs {ENV},diffuse_mix --agent SAC+GeMS --seeds 1,58407201 --scale tiny'
+    assert line == f'slate-rl train-many --envs {ENV},diffuse_mix --seeds 1,58407201 --agent SAC+GeMS --scale tiny'
     assert [job for job in ran(bare) if job.startswith('train ')] == []
     assert len([job for job in ran(bare) if job.startswith('inspect ')]) == 3  # one was inspected before
 
