@@ -111,6 +111,7 @@ def test_interrupted(stage):
         for _ in range(TRIES):
             outputs, ran = disturbed(stage, signal.SIGINT, chance)
             told = ran is None or is_a_sentence(ran) or ran.error.strip().endswith('KeyboardInterrupt')
+            if not told: print(ran.sentence, ran.error)
             tried.add(stage.state(outputs), stage.ends_the_same(outputs), told)
     assert tried.sound, tried.counts
 
