@@ -1,9 +1,9 @@
-"""Stable-Baselines3 trains in these environments as in any other of Gymnasium: by name, with the pictures it asks for."""
-import numpy as np, pytest, torch
+"""Stable-Baselines3 trains in these environments as in any other of Gymnasium: by name, with pictures."""
+import numpy as np, torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-import offline_slate_rl.world.gymnasium_env  # registers the names
+import offline_slate_rl.world.gymnasium_env  # noqa: F401 (registers the names)
 from chain import dataset
 from offline_slate_rl.training.latent_env import latent_spec
 

@@ -232,7 +232,7 @@ def require(self: Dataset, arrays: dict, keys: Iterable[str]):
                                "and nothing says which of its episodes met the same user.")
         raise SlateRLError(f"{self.path.name} has no {key}. {nearest(key, arrays)}")
 
-# %% ../../nbs/lib/data/30_datasets.ipynb #d1668f40
+# %% ../../nbs/lib/data/30_datasets.ipynb #0a6fac2b
 LEARNER = 'observations', 'actions', 'rewards', 'next_observations', 'terminals', 'timeouts'
 
 @patch
@@ -244,9 +244,12 @@ def transitions(self: Dataset, *keys: str) -> dict[str, np.ndarray]:
         return {key: arrays[key][:] for key in names}
 
 @patch
-def to_torch(self: Dataset, device='cpu', keys: tuple = LEARNER) -> dict[str, Tensor]:
-    "Tensors over transitions, what offline learners read unless `keys` are named."
-    tensors = {}
+def to_torch(self: Dataset, device='auto', keys: tuple = LEARNER) -> dict[str, Tensor]:
+    "Tensors over transitions, what offline learners read unless `keys` are named; `auto`: on the GPU where one is."
+    has_cuda, tensors = torch.cuda.is_available(), {}
+    if device == 'auto': device = 'cuda' if has_cuda else 'cpu'
+    elif torch.device(device).type == 'cuda' and not has_cuda:
+        raise SlateRLError(f"device is {str(device)!r}, and torch finds no CUDA here; 'auto' or 'cpu' was expected.")
     with self.arrays() as arrays:
         self.require(arrays, keys)
         for key in keys: tensors[key] = torch.from_numpy(arrays[key][:]).to(device)  # one by one, to spare memory

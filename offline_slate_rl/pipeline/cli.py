@@ -330,7 +330,7 @@ def _mix(args):
     beliefs = args.belief or 'none (load_dataset(..., belief=...) computes them)'
     print(f"{made.path}\nmixture of {parts} episodes, shuffled; beliefs: {beliefs}")
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #ee033520
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #98e24e62
 @command('export', "write a dataset for another library: Minari, npz with D4RL's keys, Parquet, lists in a pkl file",
          argument('path', type=Path, help='the dataset (.h5)'),
          argument('--to', required=True, metavar='FORMAT', help='minari, npz, parquet or pkl'),
@@ -348,8 +348,11 @@ def _export(args):
     print(f"{path}\nLoad it: {load_line(path, args.to, args.output)}")
 
 @command('import', 'take published logged trajectories, MF or item embeddings',
-         argument('path', type=Path, help='the published file (.pt)'),
-         argument('--kind', required=True, help='logged, mf or items'), argument('--env', required=True),
+         argument('path', type=Path, help='the published file, as torch.save wrote it (.pt). Logged trajectories: '
+                  'a dict from trajectory numbers to dicts with two tensors, slate (item ids) and clicks (0 or 1), of '
+                  'shape (turns, slots). mf: a tensor (num_items, embedding_dim). items: a tensor (num_items, dim)'),
+         argument('--kind', required=True, help='what it holds: logged, mf or items'),
+         argument('--env', required=True, help='the environment it belongs to, for instance focused_mix'),
          argument('--overrides', default='', help='for instance "{env.item_embeddings: table.pt}"'), SCALE)
 def _import(args):
     from offline_slate_rl.collection.published import import_published

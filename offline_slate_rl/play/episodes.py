@@ -49,7 +49,7 @@ class Policy:
         "The next slates; with `deterministic` without sampling, which tables call its mode."
         raise NotImplementedError
 
-# %% ../../nbs/lib/play/20_episodes.ipynb #2ec07820
+# %% ../../nbs/lib/play/20_episodes.ipynb #59fe7acc
 @dataclass
 class Episodes:
     "A record of `n` episodes of `H` turns, on the CPU unless they were moved."
@@ -85,6 +85,12 @@ class Episodes:
         return timeouts
 
     def __len__(self) -> int: return len(self.slates)
+
+    def __repr__(self) -> str:
+        turns, slots = self.slates.shape[1] - 1, self.slates.shape[2]
+        names = ', '.join(name for name, _ in self.items())
+        return f'Episodes: {len(self):,} of {turns} turns, slates of {slots} items; {names}'
+
     def __getitem__(self, rows) -> 'Episodes': return Episodes(**{name: value[rows] for name, value in self.items()})
 
     def items(self) -> list[tuple[str, Tensor]]:
