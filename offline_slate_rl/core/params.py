@@ -9,26 +9,32 @@ __all__ = ['Count', 'Amount', 'Positive', 'NonNegative', 'Share', 'Rate', 'Part'
            'params_file', 'validated', 'agent_params', 'registry', 'env_params', 'seeds', 'agents', 'scales',
            'parsed_overrides', 'agent_values', 'load_params']
 
-# %% ../../nbs/lib/core/09_params.ipynb #411dfa85
+# %% ../../nbs/lib/core/09_params.ipynb #ca4c8738
 import copy, hashlib, json
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from .basics import (A_SEED, canonical, checked_seed, default_scale, expanded, outputs_dir,
                                           papermill_arguments, parsed_yaml, repo_dir, short_hash)
 from .errors import AGENTS, RANKERS, SlateRLError, nearest
 
-# %% ../../nbs/lib/core/09_params.ipynb #3d4ec632
+# %% ../../nbs/lib/core/09_params.ipynb #f7da1284
 class Strict(BaseModel):
     "No other keys and no other types. A field with a default is an option: written down only where it is not that."
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False)
 
-    @model_serializer(mode='wrap')
-    def _without_defaults(self, dump) -> dict:
-        return {name: value for name, value in dump(self).items() if value != type(self).model_fields[name].default}
+    def model_dump(self, **options) -> dict: return self._without_defaults(super().model_dump(**options))
+
+    def _without_defaults(self, dumped: dict) -> dict:  # no serializer of Pydantic's: there a Ctrl-C gets another name
+        kept = {}
+        for name, value in dumped.items():
+            part = getattr(self, name)
+            if isinstance(part, Strict): kept[name] = part._without_defaults(value)
+            elif value != type(self).model_fields[name].default: kept[name] = value
+        return kept
 
 # %% ../../nbs/lib/core/09_params.ipynb #b341b72a
 Count = Annotated[int, Field(ge=1)]         # of what there has to be
