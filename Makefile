@@ -106,8 +106,8 @@ costs: export OMP_NUM_THREADS = 1
 costs: .venv/.ready ## how time and memory grow with items, slates, users, episodes: nbs/results/costs.csv (some minutes)
 	$(BIN)/python -c "from offline_slate_rl.studies.costs import measure_costs; measure_costs()"
 
-lab: .venv/.ready ## JupyterLab, opened on nbs/
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs
+lab: .venv/.ready ## JupyterLab, on copies of the notebooks of nbs/ in outputs/lab, so that your runs change nothing here
+	$(BIN)/python -c "from offline_slate_rl.pipeline.lab import lab; lab()"
 
 export: .venv/.ready ## clean the notebooks and write offline_slate_rl/ from them
 	$(BIN)/nbdev_clean

@@ -36,7 +36,7 @@ REFUSED = f'from offline_slate_rl.core.errors import RefusedError\nraise Refused
 
 
 def save(path: Path, *code: str):
-    top = nbformat.v4.new_markdown_cell('# Collect\n> A dataset from an approved agent.\n- skip_exec: true')
+    top = nbformat.v4.new_markdown_cell('# Collect\n> A dataset from an approved agent.')
     parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={'tags': ['parameters']})
     end = nbformat.v4.new_markdown_cell('## What came out')
     kernel = dict(name='python3', language='python', display_name='python3')

@@ -71,9 +71,7 @@ def run_line(about: Mapping,   # papermill's metadata of the run
     return line + (f"<p>scale {values['scale']}: a rehearsal; for results <code>-p scale laptop</code> "
                    "or <code>paper</code>.</p>")
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #dd2e3a5a
-_FRONT_MATTER = re.compile(r'^-\s+\w+:.*\n?', re.MULTILINE)
-
+# %% ../../nbs/lib/pipeline/90_page.ipynb #f108ec0f
 def title_of(nb) -> str|None:
     "The first title in `nb`."
     titles = (cell.source.splitlines()[0] for cell in nb.cells if cell.source.startswith('# '))
@@ -90,11 +88,13 @@ def describe_pictures(outputs: list, text: str) -> None:
         for kind in 'image/png', 'image/jpeg':
             if kind in output.get('data', {}): output.metadata.setdefault(kind, {}).setdefault('alt', text)
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #01a71604
+# %% ../../nbs/lib/pipeline/90_page.ipynb #3c1376c2
 def _notice(cell) -> bool:
     "Whether `cell` is papermill's notice of a failed run, rather than the anchor before the cell that raised."
     is_anchor = 'id="papermill-error-cell"' in cell.source
     return 'papermill-error-cell-tag' in cell.metadata.get('tags', []) and not is_anchor
+
+_WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 def reader_cells(nb, line: str) -> list:
     "Copies of the cells of `nb` that its reader sees, with the HTML `line` under the title."
@@ -105,11 +105,11 @@ def reader_cells(nb, line: str) -> list:
             heading = last_heading(cell.source) or heading
             if cell.source.startswith('# ') and not titled:
                 titled = True
-                cell.source = _FRONT_MATTER.sub('', cell.source)
                 cells.append(html_cell(line))
         elif cell.cell_type == 'code':
             cell.outputs = printed_outputs(cell.outputs)
             describe_pictures(cell.outputs, heading)
+            for output in cell.outputs: output.get('data', {}).pop(_WIDGET, None)  # no kernel stands behind a page
             if cell.outputs: cells.append(cell)
             if any(output.output_type == 'error' for output in cell.outputs): break
     return cells
