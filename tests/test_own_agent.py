@@ -1,6 +1,7 @@
 """What the author of an agent writes: an algorithm, a policy and parameters; the whole chain then works for it."""
-import pytest
+import pytest, yaml
 
+from examples import added
 from offline_slate_rl.collection.approval import approve
 from offline_slate_rl.collection.behaviours import find_behaviour
 from offline_slate_rl.collection.collect import collect_dataset
@@ -12,52 +13,8 @@ from offline_slate_rl.core.params import Params, load_params
 from offline_slate_rl.data.datasets import Dataset
 from offline_slate_rl.training.online import train
 
-OWN_AGENT = '''
-"Learns which items are clicked when they are shown, and shows the best ten, sometimes a random one."
-import numpy as np, torch
-
-from offline_slate_rl.agents.agent import Agent
-from offline_slate_rl.core.params import AGENTS, AgentParams
-from offline_slate_rl.play.episodes import Action, Policy
-
-class BanditParams(AgentParams):
-    explore_steps: int
-
-@AGENTS.register('Bandit')
-class Bandit(Agent):
-    Params = BanditParams
-
-    def __init__(self, env, params, ranker=None):
-        super().__init__(env, params, ranker)
-        self.counts = torch.nn.Parameter(torch.zeros(2, env.num_items), requires_grad=False)  # shown, clicked
-
-    def policy(self, explore=None):
-        epsilon = 0. if explore is None else max(0., 1 - explore/self.params.explore_steps)
-        return BestItems(self, epsilon)
-
-    def optimizers(self): return []
-
-    def update(self, batch, optimizers, count, noise):
-        items, clicks = batch.slates[:, 1:].flatten().long(), batch.clicks[:, 1:].flatten().float()
-        self.counts[0].index_add_(0, items, torch.ones_like(clicks))
-        self.counts[1].index_add_(0, items, clicks)
-        return dict(click_rate=self.counts[1].sum()/self.counts[0].sum())
-
-class BestItems(Policy):
-    name = 'bandit'
-    def __init__(self, agent, epsilon): self.agent, self.epsilon = agent, epsilon
-
-    def act(self, obs, deterministic=False):
-        shown, clicked = self.agent.counts
-        best = ((clicked + 1)/(shown + 20)).topk(obs.slate.shape[1]).indices.expand_as(obs.slate)
-        shape = tuple(obs.slate.shape)
-        random = torch.from_numpy(self.generator.integers(len(shown), size=shape))
-        explores = torch.from_numpy(self.generator.random(shape) < self.epsilon)
-        return Action(torch.where(explores, random, best))
-'''
-
-VALUES = dict(algorithm='Bandit', ranker=None, num_envs=10, updates_per_step=1, random_steps=0, capacity=10,
-              batch_size=10, explore_steps=40)
+OWN_AGENT = added('an agent', 'bandit.py')  # the example of CONTRIBUTING.md
+VALUES = yaml.safe_load(added('an agent', 'params/agents/Bandit.yaml'))
 
 
 @pytest.fixture

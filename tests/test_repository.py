@@ -83,6 +83,22 @@ def test_the_readme_is_what_the_index_makes():
            "README.md is not what nbs/index.ipynb makes. Edit the notebook, then `make readme`.")
 
 
+def code_lines(path):
+    "Lines of a Markdown file's blocks of code, without their comments."
+    blocks = re.findall(r'^```(?:bash|python)\n(.*?)^```', path.read_text(encoding='utf-8'), re.DOTALL | re.MULTILINE)
+    return {' '.join(line.split('  #')[0].split()) for block in blocks for line in block.splitlines()} - {''}
+
+def test_the_chinese_quick_start_shows_lines_of_the_readme():
+    extra = code_lines(REPO/'README.zh.md') - code_lines(REPO/'README.md') - {'source .venv/bin/activate'}
+    demand(not extra, f"README.zh.md has lines that README.md does not have: {extra}.")
+
+@named([REPO/'README.md', REPO/'README.zh.md', REPO/'CONTRIBUTING.md', REPO/'workflow'/'README.md'])
+def test_links_lead_to_files(path):
+    links = re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', path.read_text(encoding='utf-8'))
+    broken = [link for link in links if not (path.parent/link).exists()]
+    demand(links and not broken, f"{path.name} links to what is not there: {', '.join(broken)}.")
+
+
 def test_there_is_something_to_test():
     "nbdev_test exits 0 where it finds nothing."
     demand(LIBRARY, "nbs/lib holds no notebooks: nbdev_test would succeed without testing anything.")
