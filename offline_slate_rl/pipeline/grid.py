@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
            'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #6f6a6e67
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #ce6fde14
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,13 +25,15 @@ from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_para
                                           params_file, registry, seeds)
 from ..core.store import Artifact, load_artifact
 from ..data.logged import logged_path
-from .engine import notebooks_dir, report_path
+from .engine import notebook_parameters, notebooks_dir, report_path
 from ..rankers.gems import gems_path
 from ..training.checkpoints import checkpoint_path
 from ..training.offline_training import budget
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #e6ef1208
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #d71fc32b
 STAGES = 'pretrain', 'train', 'inspect', 'play', 'collect', 'verify', 'mix', 'learn'
+
+_declared = lru_cache(notebook_parameters)  # of a notebook, read once
 
 @dataclass(frozen=True)
 class Job:
@@ -43,7 +45,7 @@ class Job:
     algorithm: str = ''  # of `learn`
     shard: str = ''      # of `play`: '2/8' is the second of eight
 
-    @property
+    @cached_property
     def record(self) -> Path:
         "What running it left: how long it took, how much memory, what came out."
         return self.params.outputs/'grid'/self.stage/f'{self.name}.json'
@@ -53,7 +55,7 @@ class Job:
         "The executed notebook of an inspection."
         p = self.params
         given = dict(env=p.env.name, quality=self.quality, agent=p.agent_name, seed=p.seed, scale=p.scale)
-        return report_path(notebooks_dir()/'25_inspect.ipynb', given)
+        return report_path(inspection := notebooks_dir()/'25_inspect.ipynb', given, _declared(inspection))
 
     @cached_property
     def made(self) -> Path:
@@ -74,20 +76,16 @@ class Job:
         return f'slate-rl stage {self.stage} {p.env.name} ' + shell_options(
             agent=agent, seed=p.seed, scale=p.scale, quality=self.quality, algorithm=self.algorithm, shard=self.shard)
 
-@lru_cache(maxsize=None)
-def _params(env: str, agent: str, seed: int, scale: str) -> Params: return load_params(env, agent, seed, scale)
-
 def make_job(stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = None, scale: str = '', quality: str = '',
              algorithm: str = '', shard: str = '') -> Job:
     "A job by what is typed; pretraining is the same for all agents."
     if stage not in STAGES: raise SlateRLError(f"Unknown stage '{stage}'. {nearest(stage, STAGES)}")
-    params = _params(env, USUAL_AGENT if stage == 'pretrain' else agent, seeds()[0] if seed is None else seed,
-                     scale or default_scale())
+    params = load_params(env, USUAL_AGENT if stage == 'pretrain' else agent, seed, scale)
     who = [] if stage == 'pretrain' else [params.agent_name]
     parts = [params.env.name, *who, str(params.seed), quality, algorithm, shard.replace('/', 'of')]
     return Job(stage, params, '_'.join(filter(None, parts)), quality, algorithm, shard)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #24c456bf
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #6755c1e7
 QUALITIES = 'random', 'medium', 'replay', 'expert'
 TARGETS = *QUALITIES, 'mixtures', 'offline', 'all'
 
@@ -144,8 +142,14 @@ class Grid:
     def runs(self) -> list[tuple]:
         return [(env, agent, seed) for env in self.envs for agent in self.agents for seed in self.seeds]
 
+    @cached_property
+    def _jobs(self) -> dict[tuple, Job]: return {}
+
     def job(self, stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = None, **more) -> Job:
-        return make_job(stage, env, agent, seed, self.scale, **more)
+        "A job of this grid; asked for again, the same one, whose paths are known by then."
+        asked = stage, env, agent, seed, *more.items()
+        if asked not in self._jobs: self._jobs[asked] = make_job(stage, env, agent, seed, self.scale, **more)
+        return self._jobs[asked]
 
 # %% ../../nbs/lib/pipeline/96_grid.ipynb #18b4261d
 def needs(grid: Grid, job: Job) -> list[Job]:
@@ -185,7 +189,7 @@ def chain(grid: Grid, jobs: list[Job]) -> list[Job]:
     for job in jobs: enter(job)
     return list(found)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #585e30d1
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #fa00e52b
 def target_jobs(grid: Grid, target: str) -> list[Job]:
     "The last jobs of a target."
     if target not in TARGETS: raise SlateRLError(f"Unknown target '{target}'. {nearest(target, TARGETS)}")
@@ -193,7 +197,7 @@ def target_jobs(grid: Grid, target: str) -> list[Job]:
     if target in QUALITIES: return [grid.job('verify', *run, quality=target) for run in grid.runs]
     if target == 'mixtures': return [grid.job('mix', *run, quality=name) for run in grid.runs for name in mixtures()]
     return [grid.job('learn', *run, quality=quality, algorithm=algorithm)
-            for run in grid.runs if _params(*run, grid.scale).agent.ranker
+            for run in grid.runs if load_params(*run, grid.scale).agent.ranker
             for quality in (*QUALITIES, *mixtures()) for algorithm in grid.algorithms]
 
 # %% ../../nbs/lib/pipeline/96_grid.ipynb #176d1de1
