@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
-           'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
+           'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'content_of', 'measured',
+           'keep_costs', 'stacked_seconds', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #ce6fde14
-import re
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #8fe63a36
+import json, re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -20,9 +21,10 @@ from ..collection.mixtures import mixture_name, mixture_shares
 from ..collection.verification import record_path
 from ..core.basics import checked_seed, shell_options
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
+from ..core.files import write_text
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
-                                          params_file, registry, seeds)
+                                          params_file, registry, repo_dir, seeds)
 from ..core.store import Artifact, load_artifact
 from ..data.logged import logged_path
 from .engine import notebook_parameters, notebooks_dir, report_path
@@ -271,7 +273,44 @@ def _row(rows: dict, job: Job) -> dict|None:
     return max((row for name, row in rows.items() if name.split()[0] == job.stage), key=lambda row: row['seconds'],
                default=None)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #1e602cbc
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #a993170a
+def content_of(path: Path) -> dict:
+    "A manifest or a record; empty where there is none that can be read."
+    try: return json.loads(path.read_bytes())
+    except (OSError, ValueError): return {}
+
+def measured(scale: str) -> dict[str, dict]:
+    "Kind of job -> mean figures of those that ran at a scale, and the work of one."
+    rows = {}
+    grid = Grid.of(dict(scale=scale, envs='all', seeds='all', agents='all'))
+    every = {job.record: job for target in TARGETS[:-1] for job in chain(grid, target_jobs(grid, target))}
+    for path, job in every.items():
+        if (record := content_of(path)).get('core_seconds'):
+            its = record | dict(seconds=record['core_seconds'], work=work(job))
+            rows.setdefault(kind(job), []).append(its)
+    return {name: {figure: round(sum(row[figure] for row in its)/len(its), 1) for figure in FIGURES}
+                  | dict(work=its[0]['work'], jobs=len(its)) for name, its in sorted(rows.items())}
+
+def keep_costs(*its_scales: str) -> Path:
+    "Write params/costs.yaml from what ran here."
+    calls = ', '.join(map(repr, its_scales))
+    text = f"""# What a job of the grid took on one core: means of jobs that ran. memory_mb: of its largest process.
+# python -c "from offline_slate_rl.pipeline.grid import keep_costs; keep_costs({calls})"
+"""
+    for scale in its_scales:
+        text += f'\n{scale}:\n'
+        for name, row in measured(scale).items():
+            text += f"  {name}: {{{', '.join(f'{key}: {value}' for key, value in row.items())}}}\n"
+    path = repo_dir()/'params'/'costs.yaml'
+    write_text(path, text)
+    return path
+
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #920ab742
+def stacked_seconds(trainings: list[Job]) -> float:
+    "How long a GPU takes for all of them as one."
+    return max(cost(job)['seconds'] for job in trainings)*(0.1 + len(trainings)/100)
+
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #7ca42235
 class Rules:
     "What the Snakefile asks."
     def __init__(self, grid: Grid):
@@ -316,9 +355,9 @@ class Rules:
     def train_many(self, agent: str) -> str:
         "The line that trains all of it, stacked."
         from offline_slate_rl.training.stacks import many_command
-        return many_command([job.params for job in self._of_agent(agent)])
+        return many_command([job.params for job in self._of_agent(agent)]) + ' --log'
 
     def resources_of_many(self, agent: str) -> dict:
         costs = [cost(job) for job in self._of_agent(agent)]
         return dict(gpu=1, mem_mb=int(sum(its['memory_mb'] for its in costs) + 4000),
-                    runtime=int(sum(its['seconds'] for its in costs)/60 + 15))
+                    runtime=int(stacked_seconds(self._of_agent(agent))/60 + 15))
