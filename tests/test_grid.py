@@ -1,5 +1,5 @@
 """The grid at scale tiny: what it makes and leaves alone, where it stops, what failures and changed parameters do."""
-import os, re, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 
 import pytest
 
@@ -91,7 +91,8 @@ def test_on_a_gpu_all_trainings_of_an_agent_are_one_job(copy):
     bare = snakemake(copy, '-n', 'medium', '--config', f'envs={ENV},diffuse_mix', 'stacked=true', 'seeds=1,58407201')
     assert bare.returncode == 0, bare.stdout + bare.stderr
     [line] = re.findall(r'slate-rl train-many .*', bare.stdout + bare.stderr)
-    assert line == f'slate-rl train-many --envs {ENV},diffuse_mix --seeds 1,58407201 --agent SAC+GeMS --scale tiny'
+    many = f'slate-rl train-many --envs {ENV},diffuse_mix --seeds 1,58407201 --agent SAC+GeMS --scale tiny'
+    assert line == f'{many} --log'
     assert [job for job in ran(bare) if job.startswith('train ')] == []
     assert len([job for job in ran(bare) if job.startswith('inspect ')]) == 3  # one was inspected before
 
@@ -111,6 +112,18 @@ def test_killed_in_the_middle_and_begun_again_it_makes_the_same(chain, elsewhere
     theirs = chain.outputs/here.relative_to(elsewhere)
     assert sha256_file(here) == sha256_file(theirs)
     assert not to_do(Grid.of(dict(envs=f'{ENV},diffuse_mix', approval='auto', algorithms='bc')), ['all'])
+
+@nightly
+def test_trained_as_one_each_has_its_record_and_what_comes_after_goes_on(copy):
+    words = 'medium', *BOTH, '--seeds', '1,58407201', '--stacked'
+    process = grid(copy, *words)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert '3 wait for a person' in process.stdout and 'failed' not in process.stdout
+    records = [json.loads(path.read_bytes()) for path in (copy/'tiny'/'grid'/'train').glob('*.json')]
+    assert len(records) == 3 and all(record['line'].startswith('slate-rl train-many') for record in records)
+    [log] = (copy/'tiny'/'grid'/'train').glob('*.log')
+    assert '3 trainings of SAC+GeMS' in log.read_text()
+    assert 'Everything that can be done is done.' in grid(copy, *words).stdout
 
 
 def test_on_slurm_shards_of_a_collection_are_an_array_and_make_the_same_bytes(copy, tmp_path):

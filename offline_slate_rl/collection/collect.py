@@ -36,7 +36,7 @@ def met_users(params: Params, quality: str, behaviour: Behaviour) -> dict:
     seen = behaviour.seen.last(most)
     return seen.users | dict(num_trajectories=len(seen))
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #26f06d8b
+# %% ../../nbs/lib/collection/73_collect.ipynb #20c79bb6
 def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> str:
     "Name of a dataset's file."
     usual, collection = load_params(params.env.name, scale=params.scale), params.collection
@@ -74,7 +74,8 @@ def planned_dataset(params: Params, quality: str) -> Path:
     if quality == 'replay':  # of as many episodes as its buffer will hold
         at_once, steps = params.agent.num_envs, params.training.target_step
         held = min(-(-steps//at_once)*at_once, params.agent.capacity)
-        params = collection_params(params, num_trajectories=min(held, params.collection.num_trajectories))
+        held = dict(num_trajectories=min(held, params.collection.num_trajectories))
+        params = params.model_copy(update=dict(collection=params.collection.model_copy(update=held)))
     return dataset_path(params, quality, Behaviour(OWN[quality], params.env, checkpoint))
 
 # %% ../../nbs/lib/collection/73_collect.ipynb #656d36fa

@@ -6,15 +6,17 @@
 __all__ = ['A_SEED', 'repo_dir', 'default_scale', 'expanded', 'outputs_dir', 'canonical', 'short_hash', 'PlainLoader',
            'parsed_yaml', 'papermill_arguments', 'shell_options', 'checked_seed']
 
-# %% ../../nbs/lib/core/01_basics.ipynb #1dc2ffbe
+# %% ../../nbs/lib/core/01_basics.ipynb #ed47dc54
 import hashlib, importlib.util, json, os, re, shlex
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
 
 from .errors import SlateRLError
 
-# %% ../../nbs/lib/core/01_basics.ipynb #f9ae275a
+# %% ../../nbs/lib/core/01_basics.ipynb #7cc2dd74
+@lru_cache
 def repo_dir() -> Path:
     "The checkout that the package is installed from (editable): it holds `nbs/` and `params/`."
     return Path(importlib.util.find_spec('offline_slate_rl').origin).resolve().parent.parent

@@ -357,7 +357,19 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/{folder}/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/09_params.ipynb #83c66bc4
+# %% ../../nbs/lib/core/09_params.ipynb #cc785959
+@lru_cache(maxsize=None)
+def _of_files(env: str, agent: str, seed: int, scale: str) -> tuple[dict, Params]:
+    "A run's values from the files and the scale, and the parameters that they make. To be changed, take a copy."
+    files = dict(params_file('pretraining.yaml'), **params_file('training.yaml'))
+    files |= dict(env=env_params(env).model_dump(), agent=agent_values(agent))
+    values = copy.deepcopy(files) | dict(agent_name=agent, scale=scale, seed=seed)
+    _params(values, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
+    for key, value in params_file('scales.yaml')[scale].items():
+        if key == 'agent.random_steps' and 'random_steps' not in values['agent']: continue  # an offline algorithm's
+        _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
+    return values, _params(values, f'params/scales.yaml, {scale}')
+
 def load_params(env: str,                         # name of a registered environment
                 agent: str = USUAL_AGENT,         # name of a file in params/agents
                 seed: int|None = None,            # of the agent; None: the first of params/seeds.yaml
@@ -367,18 +379,12 @@ def load_params(env: str,                         # name of a registered environ
     "The parameters of a run: the files, then the scale, then `overrides`."
     scale = scale or default_scale()
     if scale not in scales(): raise SlateRLError(f"Unknown scale '{scale}'. {nearest(scale, scales())}")
-    run = dict(agent_name=agent, scale=scale, seed=checked_seed(seeds()[0] if seed is None else seed))
-    files = dict(params_file('pretraining.yaml'), **params_file('training.yaml'))
-    files |= dict(env=env_params(env).model_dump(), agent=agent_values(agent))
-    values = copy.deepcopy(files) | run  # a copy, since the files are read once
-    _params(values, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
-    for key, value in params_file('scales.yaml')[scale].items():
-        if key == 'agent.random_steps' and 'random_steps' not in values['agent']: continue  # an offline algorithm's
-        _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
-    base = _params(values, f'params/scales.yaml, {scale}')
+    seed = checked_seed(seeds()[0] if seed is None else seed)
+    values, base = _of_files(str(env), str(agent), seed, scale)
     overrides = parsed_overrides(overrides)
-    for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_get(base, key) is not ...)
     if not overrides: return base
+    values = copy.deepcopy(values)
+    for key, value in overrides.items(): _set(values, key, value, 'overrides', optional=_get(base, key) is not ...)
     changed = _params(values, 'overrides')
     differ = {key: value for key, value in overrides.items() if _get(changed, key) != _get(base, key)}
     return changed.model_copy(update={'overrides': differ})

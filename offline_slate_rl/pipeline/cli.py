@@ -147,7 +147,7 @@ def _line(command: str, params, scale: str) -> str:
     given = shell_options(agent=params.agent_name, seed=params.seed, scale=scale, overrides=overrides)
     return f'slate-rl {command} {params.env.name} {given}'
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #67818c0b
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #a99caee2
 @command('train-many', 'train agents of many environments and seeds as one computation, best on a GPU',
          argument('--envs', required=True, help="names with commas between, 'published' (six) or 'all' (twelve)"),
          argument('--seeds', required=True,
@@ -155,16 +155,27 @@ def _line(command: str, params, scale: str) -> str:
          AGENT, SCALE,
          argument('--variants', nargs='+', default=[], metavar='OVERRIDES',
                   help='dotted keys, each for all environments and seeds: "{agent.tau: 0.01}" "{agent.tau: 0.001}"'),
-         FORCE)
+         FORCE, argument('--log', action='store_true', help='as jobs of the grid: with records, all said to a log'))
 def _train_many(args):
     from offline_slate_rl.training.checkpoints import target_name
-    from offline_slate_rl.training.stacks import many_params, train_many
+    from offline_slate_rl.training.stacks import many_command, many_params, train_many
     all_params = _typed(many_params, args.envs, args.seeds, args.agent, args.scale, args.variants)
-    for trained in train_many(all_params, args.force):
+    if args.log and args.variants: raise Mistyped("--log is for jobs of the grid, and those have no --variants.")
+    def run() -> list: return train_many(all_params, args.force)
+    for trained in _as_jobs(all_params, run, many_command(all_params)) if args.log else run():
         params, test = trained.params, trained.test
         returns = ', '.join(f"{name} {test[name]['return_mean']:.1f} ± {test[name]['return_ci95']:.1f}"
                             for name in (target_name(params), 'best') if name in test)
         print(f'{params.env.label:20} seed {params.seed:<10} {returns}')
+
+def _as_jobs(all_params: list, run: Callable, line: str) -> list:
+    "What `run` makes, as the grid's jobs that train these."
+    from offline_slate_rl.pipeline.grid import Grid
+    from offline_slate_rl.pipeline.grid_jobs import run_stacked
+    runs = [(params.env.name, params.agent_name, params.seed) for params in all_params]
+    envs, agents, seeds = map(list, map(dict.fromkeys, zip(*runs)))
+    grid = Grid.of(dict(scale=all_params[0].scale, envs=envs, agents=agents, seeds=seeds))
+    return run_stacked(grid, [grid.job('train', *run) for run in runs], run, line)
 
 # %% ../../nbs/lib/pipeline/98_cli.ipynb #6ec45ffa
 @command('approve', 'let a checkpoint collect a dataset',

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'Job', 'make_job', 'Grid', 'needs', 'mixtures', 'chain', 'target_jobs',
-           'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'Rules']
+           'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'content_of', 'measured',
+           'keep_costs', 'stacked_seconds', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #6f6a6e67
-import re
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #8fe63a36
+import json, re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -20,18 +21,21 @@ from ..collection.mixtures import mixture_name, mixture_shares
 from ..collection.verification import record_path
 from ..core.basics import checked_seed, shell_options
 from ..core.errors import DamagedError, MissingError, SlateRLError, nearest
+from ..core.files import write_text
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
-                                          params_file, registry, seeds)
+                                          params_file, registry, repo_dir, seeds)
 from ..core.store import Artifact, load_artifact
 from ..data.logged import logged_path
-from .engine import notebooks_dir, report_path
+from .engine import notebook_parameters, notebooks_dir, report_path
 from ..rankers.gems import gems_path
 from ..training.checkpoints import checkpoint_path
 from ..training.offline_training import budget
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #e6ef1208
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #d71fc32b
 STAGES = 'pretrain', 'train', 'inspect', 'play', 'collect', 'verify', 'mix', 'learn'
+
+_declared = lru_cache(notebook_parameters)  # of a notebook, read once
 
 @dataclass(frozen=True)
 class Job:
@@ -43,7 +47,7 @@ class Job:
     algorithm: str = ''  # of `learn`
     shard: str = ''      # of `play`: '2/8' is the second of eight
 
-    @property
+    @cached_property
     def record(self) -> Path:
         "What running it left: how long it took, how much memory, what came out."
         return self.params.outputs/'grid'/self.stage/f'{self.name}.json'
@@ -53,7 +57,7 @@ class Job:
         "The executed notebook of an inspection."
         p = self.params
         given = dict(env=p.env.name, quality=self.quality, agent=p.agent_name, seed=p.seed, scale=p.scale)
-        return report_path(notebooks_dir()/'25_inspect.ipynb', given)
+        return report_path(inspection := notebooks_dir()/'25_inspect.ipynb', given, _declared(inspection))
 
     @cached_property
     def made(self) -> Path:
@@ -74,20 +78,16 @@ class Job:
         return f'slate-rl stage {self.stage} {p.env.name} ' + shell_options(
             agent=agent, seed=p.seed, scale=p.scale, quality=self.quality, algorithm=self.algorithm, shard=self.shard)
 
-@lru_cache(maxsize=None)
-def _params(env: str, agent: str, seed: int, scale: str) -> Params: return load_params(env, agent, seed, scale)
-
 def make_job(stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = None, scale: str = '', quality: str = '',
              algorithm: str = '', shard: str = '') -> Job:
     "A job by what is typed; pretraining is the same for all agents."
     if stage not in STAGES: raise SlateRLError(f"Unknown stage '{stage}'. {nearest(stage, STAGES)}")
-    params = _params(env, USUAL_AGENT if stage == 'pretrain' else agent, seeds()[0] if seed is None else seed,
-                     scale or default_scale())
+    params = load_params(env, USUAL_AGENT if stage == 'pretrain' else agent, seed, scale)
     who = [] if stage == 'pretrain' else [params.agent_name]
     parts = [params.env.name, *who, str(params.seed), quality, algorithm, shard.replace('/', 'of')]
     return Job(stage, params, '_'.join(filter(None, parts)), quality, algorithm, shard)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #24c456bf
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #6755c1e7
 QUALITIES = 'random', 'medium', 'replay', 'expert'
 TARGETS = *QUALITIES, 'mixtures', 'offline', 'all'
 
@@ -144,8 +144,14 @@ class Grid:
     def runs(self) -> list[tuple]:
         return [(env, agent, seed) for env in self.envs for agent in self.agents for seed in self.seeds]
 
+    @cached_property
+    def _jobs(self) -> dict[tuple, Job]: return {}
+
     def job(self, stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = None, **more) -> Job:
-        return make_job(stage, env, agent, seed, self.scale, **more)
+        "A job of this grid; asked for again, the same one, whose paths are known by then."
+        asked = stage, env, agent, seed, *more.items()
+        if asked not in self._jobs: self._jobs[asked] = make_job(stage, env, agent, seed, self.scale, **more)
+        return self._jobs[asked]
 
 # %% ../../nbs/lib/pipeline/96_grid.ipynb #18b4261d
 def needs(grid: Grid, job: Job) -> list[Job]:
@@ -185,7 +191,7 @@ def chain(grid: Grid, jobs: list[Job]) -> list[Job]:
     for job in jobs: enter(job)
     return list(found)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #585e30d1
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #fa00e52b
 def target_jobs(grid: Grid, target: str) -> list[Job]:
     "The last jobs of a target."
     if target not in TARGETS: raise SlateRLError(f"Unknown target '{target}'. {nearest(target, TARGETS)}")
@@ -193,7 +199,7 @@ def target_jobs(grid: Grid, target: str) -> list[Job]:
     if target in QUALITIES: return [grid.job('verify', *run, quality=target) for run in grid.runs]
     if target == 'mixtures': return [grid.job('mix', *run, quality=name) for run in grid.runs for name in mixtures()]
     return [grid.job('learn', *run, quality=quality, algorithm=algorithm)
-            for run in grid.runs if _params(*run, grid.scale).agent.ranker
+            for run in grid.runs if load_params(*run, grid.scale).agent.ranker
             for quality in (*QUALITIES, *mixtures()) for algorithm in grid.algorithms]
 
 # %% ../../nbs/lib/pipeline/96_grid.ipynb #176d1de1
@@ -267,7 +273,44 @@ def _row(rows: dict, job: Job) -> dict|None:
     return max((row for name, row in rows.items() if name.split()[0] == job.stage), key=lambda row: row['seconds'],
                default=None)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #1e602cbc
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #a993170a
+def content_of(path: Path) -> dict:
+    "A manifest or a record; empty where there is none that can be read."
+    try: return json.loads(path.read_bytes())
+    except (OSError, ValueError): return {}
+
+def measured(scale: str) -> dict[str, dict]:
+    "Kind of job -> mean figures of those that ran at a scale, and the work of one."
+    rows = {}
+    grid = Grid.of(dict(scale=scale, envs='all', seeds='all', agents='all'))
+    every = {job.record: job for target in TARGETS[:-1] for job in chain(grid, target_jobs(grid, target))}
+    for path, job in every.items():
+        if (record := content_of(path)).get('core_seconds'):
+            its = record | dict(seconds=record['core_seconds'], work=work(job))
+            rows.setdefault(kind(job), []).append(its)
+    return {name: {figure: round(sum(row[figure] for row in its)/len(its), 1) for figure in FIGURES}
+                  | dict(work=its[0]['work'], jobs=len(its)) for name, its in sorted(rows.items())}
+
+def keep_costs(*its_scales: str) -> Path:
+    "Write params/costs.yaml from what ran here."
+    calls = ', '.join(map(repr, its_scales))
+    text = f"""# What a job of the grid took on one core: means of jobs that ran. memory_mb: of its largest process.
+# python -c "from offline_slate_rl.pipeline.grid import keep_costs; keep_costs({calls})"
+"""
+    for scale in its_scales:
+        text += f'\n{scale}:\n'
+        for name, row in measured(scale).items():
+            text += f"  {name}: {{{', '.join(f'{key}: {value}' for key, value in row.items())}}}\n"
+    path = repo_dir()/'params'/'costs.yaml'
+    write_text(path, text)
+    return path
+
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #920ab742
+def stacked_seconds(trainings: list[Job]) -> float:
+    "How long a GPU takes for all of them as one."
+    return max(cost(job)['seconds'] for job in trainings)*(0.1 + len(trainings)/100)
+
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #7ca42235
 class Rules:
     "What the Snakefile asks."
     def __init__(self, grid: Grid):
@@ -312,9 +355,9 @@ class Rules:
     def train_many(self, agent: str) -> str:
         "The line that trains all of it, stacked."
         from offline_slate_rl.training.stacks import many_command
-        return many_command([job.params for job in self._of_agent(agent)])
+        return many_command([job.params for job in self._of_agent(agent)]) + ' --log'
 
     def resources_of_many(self, agent: str) -> dict:
         costs = [cost(job) for job in self._of_agent(agent)]
         return dict(gpu=1, mem_mb=int(sum(its['memory_mb'] for its in costs) + 4000),
-                    runtime=int(sum(its['seconds'] for its in costs)/60 + 15))
+                    runtime=int(stacked_seconds(self._of_agent(agent))/60 + 15))
