@@ -6,15 +6,15 @@
 __all__ = ['approvals_path', 'approvals', 'approve_command', 'approved_way', 'approval_of', 'approve', 'required_approval',
            'approval_state']
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #d0d550db
+# %% ../../nbs/lib/collection/72_approval.ipynb #67e05697
 import getpass, json, os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .behaviours import Behaviour
-from .inspection import Inspection, inspect_checkpoint
-from ..core.basics import papermill_arguments, shell_options
+from .inspection import Inspection, inspect_checkpoint, inspect_command
+from ..core.basics import shell_options
 from ..core.errors import RefusedError, SlateRLError
 from ..core.files import one_writer, read_json, write_json
 from ..core.manifests import Approval
@@ -84,13 +84,12 @@ def _login() -> str:
     try: return getpass.getuser()
     except (KeyError, OSError): return f'uid {os.getuid()}'  # a container's user without a name
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #95166884
+# %% ../../nbs/lib/collection/72_approval.ipynb #bb2c155e
 def required_approval(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> dict:
     "The approval of this checkpoint played in this way, or an error with the command that gives it."
     if found := approval_of(params, quality, behaviour): return found
     file, others = behaviour.checkpoint.path.name, _other_approvals(params, quality, behaviour)
-    which = papermill_arguments(quality=quality, model_checkpoint=model_checkpoint)
-    look = f'papermill nbs/25_inspect.ipynb {params.arguments()} {which}'
+    look = inspect_command(params, quality, model_checkpoint)
     raise RefusedError(f"{file} has no approval to collect {quality} data by {behaviour.how}.{others} "
                        f"Look at it (`{look}`), then: {approve_command(params, quality, model_checkpoint)}")
 

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'Artifact', 'provenance', 'save_artifact', 'load_artifact',
            'matching', 'find_artifact', 'made_or_reused', 'stage_log', 'append_rows', 'read_rows', 'one_thread',
            'keep_freed_memory', 'freed_memory_kept', 'available_cores', 'pick_device']
 
-# %% ../../nbs/lib/core/07_store.ipynb #9078ed25
+# %% ../../nbs/lib/core/07_store.ipynb #33d9fb15
 import contextlib, ctypes, json, math, os, platform, subprocess, uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from typing import Any, Callable
 
 import torch
 
-from .basics import repo_dir
+from .basics import repo_dir, tell
 from .errors import DamagedError, Interrupted, MissingError, OtherRecipeError, SlateRLError
 from .files import (LONGEST, atomic, files_below, finite, fitting, one_writer, sha256_file,
                                          tell_once, write_text, writing)
@@ -57,7 +57,7 @@ def provenance(command: str, **more) -> dict:
         host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
         **more)
 
-# %% ../../nbs/lib/core/07_store.ipynb #e32ee3dc
+# %% ../../nbs/lib/core/07_store.ipynb #2a8abb57
 FORMAT = 2  # of files and manifests
 
 def _identity(recipe: dict) -> dict:
@@ -95,6 +95,7 @@ def save_artifact(path: Path,                    # where
                             provenance=finite(provenance))
             write_text(_next_manifest(path), json.dumps(manifest, indent=1, allow_nan=False))
         os.replace(_next_manifest(path), manifest_path(path))
+    tell(made=kind)
     return Artifact(path, manifest)
 
 # %% ../../nbs/lib/core/07_store.ipynb #6a6e7479
@@ -169,7 +170,7 @@ def find_artifact(folder: Path, kind: str, recipe: dict, command: str) -> Artifa
     why = f" The nearest that exists differs: {'; '.join(nearest[:4])}." if nearest else ''
     raise MissingError(f"No {kind} for these parameters in {folder}.{why} Make it: {command}")
 
-# %% ../../nbs/lib/core/07_store.ipynb #cc876d06
+# %% ../../nbs/lib/core/07_store.ipynb #174b3b2f
 def made_or_reused(path: Path,                    # where it would go
                    kind: str, recipe: dict,
                    make: Callable[[], Artifact],
@@ -188,6 +189,7 @@ def _there(path: Path, kind: str, recipe: dict, say, exactly: bool) -> Artifact|
     "The artifact of `recipe` that is there; an error where another one is in its place."
     if found := matching(path if exactly else path.parent, kind, recipe):
         say(f"Reused {found.path} (force makes it again)")
+        tell(reused=kind)
         return found
     if path.is_file() and manifest_path(path).is_file():
         there = load_artifact(path, verify=False)
@@ -195,7 +197,7 @@ def _there(path: Path, kind: str, recipe: dict, say, exactly: bool) -> Artifact|
         raise OtherRecipeError(f"{path} was made by another recipe: {differ}. "
                                f"Move it away, or replace it with force (`-p force True`).")
 
-# %% ../../nbs/lib/core/07_store.ipynb #d59af928
+# %% ../../nbs/lib/core/07_store.ipynb #31f0b507
 @contextlib.contextmanager
 def stage_log(outputs: Path, env: str, stage: str, command: str, echo: bool = True):
     "Yield `say(line)`, which appends to the stage's log and, with `echo`, prints."
@@ -203,6 +205,7 @@ def stage_log(outputs: Path, env: str, stage: str, command: str, echo: bool = Tr
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = open(path, 'a', buffering=1, encoding='utf-8')
+    tell(log=str(path))
     with log:
         def say(line: str = '', quiet: bool = False):
             log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
@@ -270,7 +273,7 @@ def freed_memory_kept():
     try: yield
     finally: keep_freed_memory(False)
 
-# %% ../../nbs/lib/core/07_store.ipynb #84f5cc13
+# %% ../../nbs/lib/core/07_store.ipynb #cac8368e
 def available_cores() -> int:
     "Cores that this process may use: no more than `PYTHON_CPU_COUNT`, which Python itself reads since 3.13."
     if hasattr(os, 'process_cpu_count'): cores = os.process_cpu_count()  # since Python 3.13
@@ -304,4 +307,6 @@ def pick_device(name: str) -> torch.device:
     if name == 'cuda' and not torch.cuda.is_available():
         raise SlateRLError(f"training.device is cuda, and torch {torch.__version__} sees no CUDA device. "
                            "Use training.device: auto or cpu, or install a CUDA build of torch and its driver.")
-    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
+    if name == 'cpu' or not torch.cuda.is_available(): return torch.device('cpu')
+    tell(device=torch.cuda.get_device_name())
+    return torch.device('cuda')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Collection', 'worker_count', 'check_request', 'collect', 'play_shard']
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #5fd488ff
+# %% ../../nbs/lib/data/31_collecting.ipynb #3ef3a1e3
 import contextlib, json, multiprocessing, os, shutil, signal, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
-from tqdm import tqdm
 
+from ..core.basics import progress_bar
 from ..core.errors import DamagedError, SlateRLError
 from ..core.files import (LONGEST, atomic, fitting, load_tensors, one_writer, save_tensors, tell_once,
                                          write_text, writing)
@@ -114,7 +114,7 @@ def _play_in_worker(collection: Collection, block: int):
     if not _players: _players.extend(collection.players())
     collection.play(block, *_players)
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #1b790c2e
+# %% ../../nbs/lib/data/31_collecting.ipynb #de2a0c04
 @contextlib.contextmanager
 def _deaf():
     "Inside, Ctrl-C is not heard, nor ever by the processes that are started: they end with this one."
@@ -150,7 +150,7 @@ def _play(collection: Collection, workers: int, title: str):
     workers = worker_count(workers, len(missing), size)
     played = _play_in_workers(collection, workers) if workers > 1 else _play_here(collection)
     total = collection.num_blocks*size
-    with tqdm(total=total, initial=total - len(missing)*size, unit='episode', desc=title, mininterval=1) as bar:
+    with progress_bar(title, total, 'episode', total - len(missing)*size) as bar:
         for _ in played: bar.update(size)
 
 # %% ../../nbs/lib/data/31_collecting.ipynb #d15285da
@@ -168,7 +168,7 @@ def check_request(path: Path, env: EnvParams, num_trajectories: int, block_size:
                            f"at most {LONGEST} were expected.")
     if path.is_dir(): raise SlateRLError(f"{path} is a folder; the path of a file was expected.")
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #20c1d969
+# %% ../../nbs/lib/data/31_collecting.ipynb #a9c53e36
 def _blocks_folder(path: Path) -> Path: return path.with_name(f'.{fitting(path.name, 100)}.blocks')
 
 def collect(path: Path, env: EnvParams,
@@ -192,12 +192,12 @@ def collect(path: Path, env: EnvParams,
         write_dataset(temporary, collection.blocks(), num_trajectories, attributes, dict(user_ids=users))
     with one_writer(path), writing(path):
         _begin(collection, recipe)
-        _play(collection, workers, f'Collecting {path.stem}')
+        _play(collection, workers, 'Collecting')
         artifact = save_artifact(path, write, kind, recipe, provenance)
         shutil.rmtree(collection.folder)
     return artifact
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #2a441bb3
+# %% ../../nbs/lib/data/31_collecting.ipynb #fa17fb9a
 def play_shard(shard: tuple[int, int],  # (k, n): the k-th of n parts, from 1
                path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int,
                purpose: str, kind: str, recipe: dict, provenance: dict, block_size: int = 100, workers: int = 1,
@@ -211,5 +211,5 @@ def play_shard(shard: tuple[int, int],  # (k, n): the k-th of n parts, from 1
                             deterministic, oracle, shard)
     with writing(path):
         with one_writer(folder): _begin(collection, recipe)
-        _play(collection, workers, f'Collecting {shard[0]} of {shard[1]} of {path.stem}')
+        _play(collection, workers, f'Collecting part {shard[0]} of {shard[1]}')
     return len(range(shard[0] - 1, collection.num_blocks, shard[1]))

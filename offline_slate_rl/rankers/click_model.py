@@ -7,7 +7,7 @@ __all__ = ['VALIDATION_BATCH', 'choice_shares', 'ClickModel', 'choice_loss', 'cr
            'validate_click_model', 'train_click_model', 'click_model_recipe', 'find_click_model', 'load_click_model',
            'click_model_path', 'pretrain_click_model']
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #0a7c1861
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #977f4372
 import math
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.basics import progress_bar
 from ..core.errors import SlateRLError
 from ..core.files import load_tensors, save_tensors
 from ..core.kernels import gru_scan
@@ -124,7 +125,7 @@ def constant_choice(clicks: Tensor) -> Tensor:  # (n, T, slate_size) -> (slate_s
     chosen = choice_shares(clicks).flatten(0, -2).sum(0) + 1
     return (chosen[:-1]/chosen[-1]).log()
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #d916b60c
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #47194215
 VALIDATION_BATCH = 50  # trajectories; no result depends on it
 
 @torch.no_grad()
@@ -146,28 +147,31 @@ def train_click_model(episodes: Episodes, env: EnvParams, params: Params,
     with torch.no_grad(): model.position.copy_(constant)
     optimizer = torch.optim.Adam(model.parameters(), lr=given.lr, fused=True)
     history, best, best_loss = [dict(epoch=0, val_loss=constant_loss)], None, math.inf
+    bar = progress_bar('Click model', given.epochs*-(-len(training)//given.batch_size), 'batch')
     for epoch in range(1, given.epochs + 1):
         order = torch.from_numpy(stream(seed, 'click_model/order', epoch).permutation(len(training)))
-        train_loss = _train_epoch(model, optimizer, training, order.split(given.batch_size), epoch)
+        train_loss = _train_epoch(model, optimizer, training, order.split(given.batch_size), bar)
         history.append(dict(epoch=epoch, train_loss=train_loss, val_loss=validate_click_model(model, validation)))
+        bar.set_postfix_str(f"epoch {epoch} of {given.epochs} done, validation loss {history[-1]['val_loss']:.3f}")
         if history[-1]['val_loss'] >= best_loss: continue
         best_loss = history[-1]['val_loss']
         best = {name: value.clone() for name, value in model.state_dict().items()}
+    bar.close()
     if best is None: raise SlateRLError(f"Click model: no loss is finite. A smaller lr than {given.lr} may help.")
     model.load_state_dict(best)
     say(f"Click model: best validation loss {best_loss:.4f} (a constant choice: {constant_loss:.4f})")
     return model, history
 
-def _train_epoch(model: ClickModel, optimizer, training: Episodes, batches: tuple[Tensor, ...], epoch: int) -> float:
+def _train_epoch(model: ClickModel, optimizer, training: Episodes, batches: tuple[Tensor, ...], bar) -> float:
     "One gradient step for each batch; the mean loss."
-    from tqdm import tqdm
     total = 0.
-    for rows in tqdm(batches, f'Click model epoch {epoch}', unit='batch', mininterval=1):
+    for rows in batches:
         loss = choice_loss(model, training.slates[rows], training.clicks[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         total += loss.item()
+        bar.update()
     return total/len(batches)
 
 # %% ../../nbs/lib/rankers/45_click_model.ipynb #1ff5194d

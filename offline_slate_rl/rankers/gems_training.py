@@ -6,7 +6,7 @@
 __all__ = ['SlateBatches', 'split_trajectories', 'validate_gems', 'used_dimensions', 'GeMSTraining', 'saved_state',
            'pretrain_gems', 'initial_embeddings', 'fit_gems']
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #b2333ead
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #f807baf8
 import math
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np, pytorch_lightning as pl, torch
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from ..core.basics import progress_bar
 from ..core.errors import DamagedError, SlateRLError
 from ..core.files import atomic, load_tensors, save_tensors
 from ..core.lightning import run_lightning
@@ -75,7 +75,7 @@ def used_dimensions(validation: dict) -> int:
     "Latent dimensions in use."
     return sum(kl > 0.01 for kl in validation['kl_per_dim'])
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #48adfa3c
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #2d442e45
 class GeMSTraining(pl.LightningModule):
     "Trains `gems`, epoch after epoch."
     def __init__(self, gems: GeMS, seed: int, train: SlateBatches, val: SlateBatches, resume: Path, say):
@@ -84,6 +84,7 @@ class GeMSTraining(pl.LightningModule):
         self.resume, self.say = resume, say
         self.noise = torch.Generator()
         self.history, self.best, self.best_loss = [], None, math.inf
+        self.bar = None
 
     @property
     def epoch(self) -> int: return len(self.history)
@@ -95,18 +96,24 @@ class GeMSTraining(pl.LightningModule):
         self.train_batches.shuffle(self.epoch)
         self.noise.manual_seed(torch_seed(self.seed, 'gems/noise', self.epoch))
         self.sums = {}
-        self.bar = tqdm(total=len(self.train_batches), desc=f'GeMS epoch {self.epoch + 1}', unit='batch', mininterval=1)
+        batches = len(self.train_batches)
+        self.bar = self.bar or progress_bar('GeMS', self.gems.params.epochs*batches, 'batch', self.epoch*batches)
 
     def training_step(self, batch, i):
         slates, clicks = batch
         noise = torch.randn(len(slates), self.gems.action_dim, generator=self.noise).to(self.device)
         losses = gems_losses(self.gems, slates, clicks, noise)
         for name, value in losses.items(): self.sums[name] = self.sums.get(name, 0) + value.detach()
+        if i % 100 == 99:  # a number for people makes a GPU wait
+            mean = float(self.sums['loss'])/(i + 1)
+            said = f'epoch {self.epoch + 1} of {self.gems.params.epochs}, loss {mean:.2f}'
+            self.bar.set_postfix_str(said, refresh=False)
         self.bar.update()
         return losses['loss']
 
+    def on_train_end(self): self.bar.close()
+
     def on_train_epoch_end(self):
-        self.bar.close()
         validation = validate_gems(self.gems, self.val_batches)
         training = {name: float(value)/len(self.train_batches) for name, value in self.sums.items()}
         self.history.append(dict(epoch=self.epoch + 1, train=training, val=validation))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VALIDATE_EVERY', 'clicked_pairs', 'MF', 'MFData', 'train_mf', 'mf_recipe', 'find_mf', 'mf_path', 'pretrain_mf']
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #73dfb14a
+# %% ../../nbs/lib/rankers/40_mf.ipynb #a3dbefc9
 import math
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.basics import with_progress
 from ..core.errors import SlateRLError
 from ..core.files import save_tensors
 from ..core.params import EnvParams, Params
@@ -70,20 +71,19 @@ class MFData:
         negatives = self._negatives('mf/negatives', number, n)
         return list(zip(order.split(self.mf.batch_size), negatives.split(self.mf.batch_size)))
 
-# %% ../../nbs/lib/rankers/40_mf.ipynb #6970d641
+# %% ../../nbs/lib/rankers/40_mf.ipynb #d3ff5a68
 VALIDATE_EVERY = 1000  # batches
 
 def train_mf(pairs: Tensor, num_users: int, env: EnvParams, params: Params, say=print) -> tuple[Tensor, list[dict]]:
     "Item table (num_items, dim) of the best validation, and the history of losses."
-    from tqdm import tqdm
     data, mf = MFData(pairs, env, params), params.mf
     with torch_seeded(params.mf_seed, 'mf/init'): model = MF(num_users, env.num_items, mf.embedding_dim)
     optimizer = torch.optim.Adam(model.parameters(), lr=mf.lr, weight_decay=mf.weight_decay, fused=True)
     history, best, best_loss, failures = [], None, math.inf, 0
     for epoch in range(mf.max_epochs):
         batches = data.epoch(epoch)
-        progress = tqdm(batches, f'MF epoch {epoch + 1}', unit='batch', mininterval=1)
-        for done, (rows, negatives) in enumerate(progress, 1):
+        title = f'Item embeddings, epoch {epoch + 1} of at most {mf.max_epochs}'
+        for done, (rows, negatives) in enumerate(with_progress(batches, title, 'batch'), 1):
             loss = model.loss(data.training[rows], negatives)
             optimizer.zero_grad()
             loss.backward()

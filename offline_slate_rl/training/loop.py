@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'Loop', 'is_due', 'step_is_kept', 'steps_at_once', 'validates', 'Keeper', 'fit']
 
-# %% ../../nbs/lib/training/62_loop.ipynb #bf68c1f3
+# %% ../../nbs/lib/training/62_loop.ipynb #809aebb5
 import math, time
 from collections import deque
 from functools import partial
@@ -14,9 +14,9 @@ from typing import Protocol
 import pytorch_lightning as pl, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..agents.agent import Agent
+from ..core.basics import progress_bar
 from ..core.errors import SlateRLError
 from ..core.files import save_tensors, write_text
 from ..core.lightning import noted_interruptions, run_lightning
@@ -225,7 +225,7 @@ def keep(self: Keeper, loop: Loop):
         self.best = row['val_reward']
         self.save(loop, 'best', row)
 
-# %% ../../nbs/lib/training/62_loop.ipynb #eb6a3907
+# %% ../../nbs/lib/training/62_loop.ipynb #a8367ec4
 @patch
 def on_train_start(self: Keeper, trainer, loop: Loop):
     self.started = self.saved = time.monotonic()  # the clock on the wall may be set back
@@ -240,8 +240,7 @@ def on_train_start(self: Keeper, trainer, loop: Loop):
         self.save_last(loop)
         remove_checkpoints(self.run.replaced, but='last')
     if loop.steps == 0: self.keep(loop)  # the untrained agent is a checkpoint too, also of a run killed just before it
-    self.bar = tqdm(total=self.training.max_steps, initial=loop.steps, desc='Training', unit='step', mininterval=1,
-                    disable=not self.shown)
+    self.bar = progress_bar('Training', self.training.max_steps, 'step', loop.steps, self.shown)
 
 @patch
 def on_train_batch_end(self: Keeper, trainer, loop: Loop, *_):
@@ -269,9 +268,11 @@ def say_progress(self: Keeper, loop: Loop):
     "A line for people who tail the log, and a point for the tracker."
     loop.check()
     n, most, reward = loop.steps, self.training.max_steps, self.train_reward
+    returns = dict(training=reward, validation=self.history[-1]['val_reward'] if self.history else None)
+    known = [f'{name} {value:.1f}' for name, value in returns.items() if value is not None]
+    self.bar.set_postfix_str(f"return in {', '.join(known)}" if known else '', refresh=False)
     figures = {name: float(value) for name, value in loop.figures.items()}
     if reward is not None:
-        self.bar.set_postfix(train_reward=f'{reward:.1f}', refresh=False)
         self.run.say(f"[Training Step {n}/{most}] ({n/most:.1%}) - Episode Reward: {reward:.4f}, "
                      f"Length: {self.params.env.episode_length}", quiet=True)
         figures['train_reward'] = reward

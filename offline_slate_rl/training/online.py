@@ -6,7 +6,7 @@
 __all__ = ['CHOOSE_BEST', 'Started', 'Replay', 'SimulatorSource', 'Trained', 'in_the_way', 'opened', 'is_finished', 'carry_out',
            'kept_of', 'train']
 
-# %% ../../nbs/lib/training/63_online.ipynb #13f96370
+# %% ../../nbs/lib/training/63_online.ipynb #f05e580e
 import contextlib
 from dataclasses import dataclass
 from typing import Callable
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..agents.agent import HIDDEN, Agent
+from ..core.basics import tell
 from ..core.errors import Interrupted, OtherRecipeError, SlateRLError
 from ..core.files import load_tensors, one_writer
 from ..core.params import Params
@@ -129,7 +130,7 @@ def _keep_others(run: Run):
         raise OtherRecipeError(f"{artifact.path} was made by another recipe: {'; '.join(differ[:4])}. "
                                "Move it away, or train again with force (`-p force True`).")
 
-# %% ../../nbs/lib/training/63_online.ipynb #2ce8c2c9
+# %% ../../nbs/lib/training/63_online.ipynb #6a654310
 Started = tuple[Agent, object]  # an untrained agent, and the `Source` of what it learns from
 
 @contextlib.contextmanager
@@ -157,6 +158,7 @@ def is_finished(params: Params, run: Run) -> bool:
     if not run.resume or run.resume['steps'] < training.max_steps: return False
     last = checkpoints_in(run.folder, run.recipe)['last']
     run.say(f"Reused {last.path}, trained for {run.resume['steps']} steps (force trains again)")
+    tell(reused='checkpoint')
     for key in CHOOSE_BEST:
         if (was := last.provenance['training'][key]) != (asked := getattr(training, key)):
             run.say(f"Its best checkpoint was chosen with training.{key} {was}; {asked} is asked now.")
@@ -195,7 +197,7 @@ def train(params: Params, force: bool = False,
         return agent, SimulatorSource(params, agent)
     return carry_out(params, run, params.log_name('20_train'), start, force, echo)
 
-# %% ../../nbs/lib/training/63_online.ipynb #9c11adcb
+# %% ../../nbs/lib/training/63_online.ipynb #34fefcf1
 def _finished(params: Params, run: Run) -> Trained:
     "What a finished run left, with its step checkpoint and its best tested."
     found, target = checkpoints_in(run.folder, run.recipe), target_name(params)
@@ -217,6 +219,7 @@ def _tested(params: Params, run: Run, checkpoint: Artifact, trained: int) -> dic
     m, name, step = found.measures, checkpoint.recipe['checkpoint'], checkpoint.provenance['steps']
     reward = with_interval(m['return_mean'], m['return_ci95'], digits=4)
     run.say(f"TEST {name} (step {step}): Mean Reward: {reward} ({m['episodes']} test users)")
+    tell(found=f"return of {name} {with_interval(m['return_mean'], m['return_ci95'])}")
     row = dict(env=params.env.label, agent=params.agent_name, seed=params.seed, checkpoint=name, step=step,
                run=run.name, trained=trained, sha256=checkpoint.sha256, privileged=policy.privileged)
     figures = found.row()
