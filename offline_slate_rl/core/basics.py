@@ -8,7 +8,7 @@ __all__ = ['A_SEED', 'NOTES', 'repo_dir', 'default_scale', 'expanded', 'outputs_
            'tell']
 
 # %% ../../nbs/lib/core/01_basics.ipynb #ed47dc54
-import hashlib, importlib.util, json, os, re, shlex
+import hashlib, importlib.util, json, os, re, shlex, sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -84,14 +84,16 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; {A_SEED}.")
     return whole
 
-# %% ../../nbs/lib/core/01_basics.ipynb #1c72aa09
+# %% ../../nbs/lib/core/01_basics.ipynb #b21980b0
 _BAR = '{desc}: {percentage:.0f}% |{bar:20}| {unit} {n_fmt} of {total_fmt}, {remaining} left{postfix}'
 
 def progress_bar(title: str, total: int, unit: str, initial: int = 0, shown: bool = True):
     "A tqdm bar over a long loop."
     from tqdm import tqdm
+    watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    often = dict(mininterval=1) if watched else dict(mininterval=60, delay=60)
     return tqdm(desc=title, total=total, unit=unit, initial=initial, disable=not shown, bar_format=_BAR,
-                mininterval=1, miniters=1, smoothing=.1)
+                miniters=1, smoothing=.1, **often)
 
 def with_progress(parts, title: str, unit: str) -> Iterator:
     "The `parts`, with a bar over them."

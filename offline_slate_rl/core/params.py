@@ -7,7 +7,7 @@ __all__ = ['Count', 'Amount', 'Positive', 'NonNegative', 'Share', 'Rate', 'Part'
            'BEHAVIOURS', 'Strict', 'EnvParams', 'LoggedParams', 'MFParams', 'ClickModelParams', 'GeMSParams',
            'RankerParams', 'AgentParams', 'SwanLabParams', 'TrainingParams', 'CollectionParams', 'Params',
            'params_file', 'validated', 'agent_params', 'registry', 'env_params', 'seeds', 'agents', 'scales',
-           'parsed_overrides', 'agent_values', 'load_params']
+           'parsed_overrides', 'agent_values', 'load_params', 'changed_env']
 
 # %% ../../nbs/lib/core/09_params.ipynb #ca4c8738
 import copy, hashlib, json
@@ -393,3 +393,10 @@ def _get(params: Params, key: str):
     "The value at a dotted key; `...` where there is none."
     for part in key.split('.'): params = getattr(params, part, ...)
     return params
+
+def changed_env(name: str, overrides: dict|str|None = None) -> EnvParams:
+    "An environment with the values that overrides give it, without the rest of a run."
+    values = dict(env=env_params(name).model_dump())
+    for key, value in parsed_overrides(overrides).items():
+        if key.startswith('env.'): _set(values, key, value, 'overrides')
+    return validated(EnvParams, values['env'], 'overrides', 'env')

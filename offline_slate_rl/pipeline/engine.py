@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KILLED', 'STOPPED', 'PipelineEngine', 'NotebookError', 'notebooks_dir', 'pipeline_notebook', 'Parameter',
-           'notebook_parameters', 'check_parameters', 'run_values', 'report_path', 'ClientEngine', 'NotebookFailed',
-           'how_it_went', 'execute', 'run_notebook', 'complete_line']
+           'notebook_parameters', 'check_parameters', 'run_values', 'env_folder', 'report_path', 'ClientEngine',
+           'NotebookFailed', 'execute', 'run_notebook', 'complete_line']
 
 # %% ../../nbs/lib/pipeline/91_engine.ipynb #a0988c4a
 import ast, atexit, base64, functools, json, os, re, shutil, tempfile, time
@@ -23,7 +23,7 @@ class PipelineEngine:
     @classmethod
     def nb_language(cls, nb, language=None): return NBClientEngine.nb_language(nb, language)
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #96dd75c1
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #84d83f5a
 import click, nbformat, yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import Engine, NBClientEngine, papermill_engines
@@ -32,10 +32,11 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from ..core.errors import SlateRLError, nearest
-from ..core.params import (BEHAVIOURS, QUALITIES, agents, default_scale, expanded, outputs_dir,
+from ..core.params import (BEHAVIOURS, QUALITIES, agents, changed_env, default_scale, expanded, outputs_dir,
                                           parsed_yaml, registry, repo_dir, scales, short_hash)
-from .client import Client, Notes, Terminal, done_line, hardware
-from .page import failure, how_it_ended, plain_error, write_report
+from .client import Client, Notes, Terminal, hardware, how_it_went, typed_as
+from .index import write_index
+from .page import failure, how_it_ended, plain_error, template, write_report
 
 # %% ../../nbs/lib/pipeline/91_engine.ipynb #e6448aa6
 class NotebookError(SlateRLError, click.ClickException):
@@ -115,17 +116,13 @@ def _fit(value, types: frozenset):
         if type(value).__name__ in types & {'dict', 'list'}: return value
     raise ValueError(f"{value!r} is none of {sorted(types)}.")
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #4922e528
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #dd76fab1
 _INJECTED = {'PAPERMILL_INPUT_PATH', 'PAPERMILL_OUTPUT_PATH'}  # papermill's own, from --inject-paths
 _CHOICES = dict(env=registry, agent=agents, scale=scales, quality=lambda: QUALITIES, behaviour=lambda: BEHAVIOURS)
 
-def _typed_as(path: Path) -> str:
-    "`path` as a person in this folder would type it."
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
 def _checked(notebook: Path, name: str, value, declared: Mapping[str, Parameter]):
     "`value` in the declared type of the parameter `name`."
-    explained = f"(`papermill --help-notebook {_typed_as(notebook)}` explains the parameters.)"
+    explained = f"(`papermill --help-notebook {typed_as(notebook)}` explains the parameters.)"
     if name not in declared:
         hint = nearest(name, declared) if declared else "It takes none."
         raise NotebookError(f"{notebook.stem} has no parameter '{name}'. {hint} {explained}")
@@ -152,7 +149,7 @@ def run_values(given: Mapping, declared: Mapping[str, Parameter]) -> dict:
     if 'scale' in values: values['scale'] = values['scale'] or default_scale()
     return values
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #cf2ad160
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #91a246bb
 _NOT_IN_NAME = {'env', 'quality', 'scale',                           # folders
                 'force', 'workers', 'approval', 'approve', 'note'}   # the same run, however it is made
 
@@ -161,11 +158,20 @@ def _in_name(name: str, value) -> str:
     if isinstance(value, dict) or len(short) > 80 or not re.fullmatch(r'[\w.+-]+', short): short = short_hash(value)
     return f'_{name}-{short}'
 
+def env_folder(run: Mapping) -> tuple[str, dict]:
+    "The name of a run's world in paths, and the overrides that are not in this name."
+    env, overrides = str(run.get('env') or ''), run.get('overrides') or {}
+    try: label = changed_env(env, overrides).label if env else ''
+    except SlateRLError: return env, overrides  # the notebook says what is wrong with them
+    return label, {key: value for key, value in overrides.items() if not key.startswith('env.')}
+
 def report_path(notebook: Path, given: Mapping, declared: Mapping[str, Parameter]|None = None) -> Path:
     "Where the executed `notebook` belongs when no output path is given."
     declared = notebook_parameters(notebook) if declared is None else declared
     run = run_values(given, declared)
-    folders = [str(run[name]) for name in ('env', 'quality') if run.get(name)]
+    env, overrides = env_folder(run)
+    run |= dict(overrides=overrides) if 'overrides' in run else {}
+    folders = list(filter(None, [env, str(run.get('quality') or '')]))
     varied = {name: value for name, value in run.items() if name not in _NOT_IN_NAME
               and value not in (None, '', [], {}) and value != declared[name].default}
     suffix = ''.join(_in_name(name, value) for name, value in varied.items())
@@ -210,7 +216,7 @@ def _with_checked_parameters(nb, source: Path, kernel_name: str):
         nb = parameterize_notebook(nb, checked, kernel_name=kernel_name)
     return nb, run_values(checked, declared), report_path(source, checked, declared)
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #0904e281
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #b5b5d062
 class NotebookFailed(PapermillExecutionError, SlateRLError, click.ClickException):
     "A cell of a pipeline notebook raised."
     def __init__(self, error: PapermillExecutionError, message: str):
@@ -223,7 +229,7 @@ def _failed(error: PapermillExecutionError, source: Path, page: Path|None) -> No
     "`error` in words: where the notebook stopped, what there is to read, and why."
     stopped = 'was interrupted' if how_it_ended(error.ename) == 'interrupted' else 'stopped'
     where = f"{source.stem} {stopped} in its cell [{error.exec_count}]."
-    if page: where += f" What it did until then: {_typed_as(page.with_suffix('.ipynb'))} and {_typed_as(page)}"
+    if page: where += f" What it did until then: {typed_as(page.with_suffix('.ipynb'))} and {typed_as(page)}"
     why = strip_color('\n'.join(error.traceback)).strip() or f'{error.ename}: {error.evalue}'
     return NotebookFailed(error, f"{where}\n{plain_error(why)}")
 
@@ -241,14 +247,14 @@ def _mark(nb, ename: str, says: str):
     error = nbformat.v4.new_output('error', ename=ename, evalue=says, traceback=[f'{ename}: {says}'])
     cell.outputs = [output for output in cell.outputs if output.output_type != 'error'] + [error]
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #8f6a8b82
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #635be606
 def _beside(path: Path, how: str) -> Path: return path.with_stem(f'{path.stem}_{how}')
 
 def _remove_reports(path: Path, *hows: str):
     for how in hows:
         for ending in '.ipynb', '.html': _beside(path, how).with_suffix(ending).unlink(missing_ok=True)
 
-def _run(nb, kernel_name: str, stage: str, progress_bar=True, **kwargs) -> str:
+def _run(nb, kernel_name: str, stage: str, env: str, progress_bar=True, **kwargs) -> str:
     "Run the cells of `nb`; whatever stops it is an error in it. How it ended: '', 'failed' or 'interrupted'."
     terminal, began = Terminal(stage) if progress_bar else None, time.monotonic()
     with Notes() as notes:
@@ -259,15 +265,11 @@ def _run(nb, kernel_name: str, stage: str, progress_bar=True, **kwargs) -> str:
         said = notes.read()
     if (error := failure(nb)) and error.ename == 'KeyboardInterrupt': _mark(nb, 'Interrupted', STOPPED)
     ended = how_it_ended(error.ename) if (error := failure(nb)) else ''
-    nb.metadata['slate_rl'] = dict(stage=stage, state=ended or 'done', seconds=round(time.monotonic() - began, 1),
-                                   hardware=', '.join([hardware(), *dict.fromkeys(said.pop('device', []))]), said=said)
+    nb.metadata['slate_rl'] = dict(
+        stage=stage, notebook=stage.split()[0], env=env, state=ended or 'done',
+        seconds=round(time.monotonic() - began, 1), said=said,
+        hardware=', '.join([hardware(), *dict.fromkeys(said.pop('device', []))]))
     return ended
-
-def how_it_went(nb, page: Path) -> str:
-    "The line that says what became of an executed notebook and its report."
-    about = nb.metadata['slate_rl']
-    said = about['said'] | dict(log=[_typed_as(Path(log)) for log in about['said'].get('log', [])])
-    return done_line(about['stage'], about['seconds'], said, _typed_as(page))
 
 def execute(nb, kernel_name, input_path=None, **kwargs):
     "Run `nb` as papermill does; a pipeline notebook with checked parameters and a report."
@@ -280,7 +282,8 @@ def execute(nb, kernel_name, input_path=None, **kwargs):
     is_own = path == own_place
     if is_own: kwargs['output_path'] = str(_beside(path, 'running'))
     elif path: path.with_suffix('.html').unlink(missing_ok=True)
-    ended = _run(nb, kernel_name, ' '.join(filter(None, [source.stem, run.get('quality')])), **kwargs)
+    stage = ' '.join(filter(None, [source.stem, run.get('quality')]))
+    ended = _run(nb, kernel_name, stage, env_folder(run)[0], **kwargs)
     if is_own:
         _remove_reports(path, 'running', *([] if ended else ['failed', 'interrupted']))
         if ended: path = _beside(path, ended)
@@ -289,6 +292,7 @@ def execute(nb, kernel_name, input_path=None, **kwargs):
     except PapermillExecutionError as stopped: raise _failed(stopped, source, page) from None
     finally:
         if page: write_report(nb, page, run, source.parent)
+        if is_own: write_index(outputs_dir(run.get('scale'))/'reports', template())
     if page: logger.info(how_it_went(nb, page))
     return nb
 

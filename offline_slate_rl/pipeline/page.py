@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['printed_outputs', 'plain_error', 'failure', 'how_it_ended', 'html_cell', 'run_line', 'title_of', 'last_heading',
-           'describe_pictures', 'reader_cells', 'report', 'write_report']
+           'describe_pictures', 'reader_cells', 'template', 'facts_for_index', 'report', 'write_report']
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #6eb25353
-import copy, html, itertools, os, re
+# %% ../../nbs/lib/pipeline/90_page.ipynb #9918eca7
+import copy, html, itertools, re
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -17,6 +17,7 @@ from string import Template
 import nbformat
 
 from ..core.errors import DamagedError, Interrupted, MissingError, RefusedError, SlateRLError
+from .index import SHOWN, for_people, meta_tag, write_page
 
 # %% ../../nbs/lib/pipeline/90_page.ipynb #48f2dc3c
 def printed_outputs(outputs: list) -> list:
@@ -47,25 +48,30 @@ def how_it_ended(ename: str) -> str:
     "'interrupted' or 'failed', by the name of the error that stopped a notebook."
     return 'interrupted' if ename in ('Interrupted', 'KeyboardInterrupt') else 'failed'
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #15467f6b
+# %% ../../nbs/lib/pipeline/90_page.ipynb #102ad456
 def html_cell(source: str):
     "A cell that renders as exactly `source`."
     return nbformat.v4.new_code_cell('', outputs=[nbformat.v4.new_output('display_data', {'text/html': source})])
 
+_EMPTY = None, '', {}, []
+
 def _item(name: str, value, given: bool) -> str:
-    shown = '–' if value in (None, '', {}, []) else str(value)
+    shown = '–' if value in _EMPTY else str(value)
     bold = ' class="given"' if given else ''
     return f'<div><dt>{name}</dt><dd{bold}>{html.escape(shown)}</dd></div>'
 
 def run_line(about: Mapping,   # papermill's metadata of the run
              values: Mapping,  # parameter -> its value in this run
+             went: Mapping|None = None,  # the engine's: how long it took, on what, and its log
             ) -> str:
-    "The date and the parameters of a run, as HTML."
-    given = about.get('parameters', {})
-    items = [_item(name, value, name in given) for name, value in values.items()]
-    if start := about.get('start_time'):
-        date = f'{datetime.fromisoformat(start):%Y-%m-%d %H:%M} UTC'
-        items.insert(0, _item('date', date, given=False))
+    "When, how long and on what a run ran, and its parameters, as HTML; those that are empty are left out."
+    given, went = about.get('parameters', {}), went or {}
+    date = f'{datetime.fromisoformat(about["start_time"]):%Y-%m-%d %H:%M} UTC' if 'start_time' in about else ''
+    logs = ', '.join(dict.fromkeys(went.get('said', {}).get('log', [])))
+    took = dict(date=date, took=for_people(went.get('seconds')), hardware=went.get('hardware', ''), log=logs)
+    items = [_item(name, value, False) for name, value in took.items() if value]
+    items += [_item(name, value, name in given) for name, value in values.items()
+              if name in given or value not in _EMPTY]
     line = f'<dl class="run">{"".join(items)}</dl>'
     if values.get('scale') not in ('quick', 'tiny'): return line
     return line + (f"<p>scale {values['scale']}: a rehearsal; for results <code>-p scale laptop</code> "
@@ -114,7 +120,21 @@ def reader_cells(nb, line: str) -> list:
             if any(output.output_type == 'error' for output in cell.outputs): break
     return cells
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #d3d83f8c
+# %% ../../nbs/lib/pipeline/90_page.ipynb #1c30b05a
+def template() -> str:
+    "The page around everything."
+    return files('offline_slate_rl.pipeline').joinpath('page.html').read_text(encoding='utf-8')
+
+def facts_for_index(nb, values: Mapping) -> dict|None:
+    "What the index shows of a report; None where the engine has not run it."
+    if not (went := nb.metadata.get('slate_rl')): return None
+    about = nb.metadata.get('papermill', {})
+    shown = {name: values[name] for name in (*SHOWN, 'overrides') if name in values}
+    given = {name: value for name, value in about.get('parameters', {}).items() if name not in SHOWN}
+    return shown | dict(env=went['env'], notebook=went['notebook'], title=title_of(nb) or '', given=given,
+                        state=went['state'], seconds=went['seconds'], hardware=went['hardware'],
+                        start=about.get('start_time'))
+
 _NO_NETWORK = dict.fromkeys(
     ['mathjax_url', 'require_js_url', 'jquery_url', 'mermaid_js_url', 'widget_renderer_url'], '')
 
@@ -125,7 +145,7 @@ def report(nb,                    # an executed notebook
     "The notebook as one HTML page."
     from nbconvert import HTMLExporter  # half a second that only a report has to pay
     page = copy.copy(nb)
-    page.cells = reader_cells(nb, run_line(nb.metadata.get('papermill', {}), values))
+    page.cells = reader_cells(nb, run_line(nb.metadata.get('papermill', {}), values, nb.metadata.get('slate_rl')))
     if error := failure(nb):
         says = html.escape(plain_error(f'{error.ename}: {error.evalue}'))
         link = f'<a href="#papermill-error-cell">{says}</a>'
@@ -134,19 +154,13 @@ def report(nb,                    # an executed notebook
     exporter = HTMLExporter(template_name='basic', exclude_input=True, exclude_input_prompt=True,
                             exclude_output_prompt=True, embed_images=True, **_NO_NETWORK)
     body, _ = exporter.from_notebook_node(page, resources={'metadata': {'path': str(folder or '.')}})
-    template = Template(files('offline_slate_rl.pipeline').joinpath('page.html').read_text(encoding='utf-8'))
-    return template.substitute(title=html.escape(title_of(nb) or 'Report'), body=body)
+    title, facts = title_of(nb) or 'Report', facts_for_index(nb, values)
+    return Template(template()).substitute(title=html.escape(title), body=body, meta=meta_tag(facts) if facts else '',
+                                           nav='<nav></nav>')
 
-# %% ../../nbs/lib/pipeline/90_page.ipynb #042e394f
+# %% ../../nbs/lib/pipeline/90_page.ipynb #b58dc0db
 def write_report(nb, path: Path, values: Mapping = {}, folder: Path|None = None) -> Path:
     "Write `report(nb, values, folder)` to `path`: the whole page or nothing."
     text = report(nb, values, folder)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open('w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally: temporary.unlink(missing_ok=True)
+    write_page(path, text)
     return path

@@ -75,7 +75,7 @@ def used_dimensions(validation: dict) -> int:
     "Latent dimensions in use."
     return sum(kl > 0.01 for kl in validation['kl_per_dim'])
 
-# %% ../../nbs/lib/rankers/43_gems_training.ipynb #2d442e45
+# %% ../../nbs/lib/rankers/43_gems_training.ipynb #737b9a1a
 class GeMSTraining(pl.LightningModule):
     "Trains `gems`, epoch after epoch."
     def __init__(self, gems: GeMS, seed: int, train: SlateBatches, val: SlateBatches, resume: Path, say):
@@ -117,9 +117,10 @@ class GeMSTraining(pl.LightningModule):
         validation = validate_gems(self.gems, self.val_batches)
         training = {name: float(value)/len(self.train_batches) for name, value in self.sums.items()}
         self.history.append(dict(epoch=self.epoch + 1, train=training, val=validation))
-        self.say(f"Epoch {self.epoch}: train loss {training['loss']:.4f}, validation loss {validation['loss']:.4f}, "
+        never = 1 - float(self.val_batches.clicks.float().mean())
+        self.say(f"Epoch {self.epoch}: loss {training['loss']:.4f}, validation {validation['loss']:.4f}, "
                  f"items right {np.mean(validation['slot_accuracy']):.1%}, "
-                 f"clicks right {validation['click_accuracy']:.1%}, "
+                 f"clicks right {validation['click_accuracy']:.1%} (never clicking: {never:.1%}), "
                  f"latent dimensions in use {used_dimensions(validation)} of {self.gems.action_dim}")
         if validation['loss'] < self.best_loss:
             self.best_loss = validation['loss']
