@@ -2303,6 +2303,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'offline_slate_rl/pipeline/grid.py'),
                                                 'offline_slate_rl.pipeline.grid.Grid.of': ( 'lib/pipeline/grid.html#grid.of',
                                                                                             'offline_slate_rl/pipeline/grid.py'),
+                                                'offline_slate_rl.pipeline.grid.Grid.path': ( 'lib/pipeline/grid.html#grid.path',
+                                                                                              'offline_slate_rl/pipeline/grid.py'),
                                                 'offline_slate_rl.pipeline.grid.Grid.runs': ( 'lib/pipeline/grid.html#grid.runs',
                                                                                               'offline_slate_rl/pipeline/grid.py'),
                                                 'offline_slate_rl.pipeline.grid.Job': ( 'lib/pipeline/grid.html#job',

@@ -87,7 +87,7 @@ def make_job(stage: str, env: str, agent: str = USUAL_AGENT, seed: int|None = No
     parts = [params.env.name, *who, str(params.seed), quality, algorithm, shard.replace('/', 'of')]
     return Job(stage, params, '_'.join(filter(None, parts)), quality, algorithm, shard)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #6755c1e7
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #e3ceb866
 QUALITIES = 'random', 'medium', 'replay', 'expert'
 TARGETS = *QUALITIES, 'mixtures', 'offline', 'all'
 
@@ -152,6 +152,11 @@ class Grid:
         asked = stage, env, agent, seed, *more.items()
         if asked not in self._jobs: self._jobs[asked] = make_job(stage, env, agent, seed, self.scale, **more)
         return self._jobs[asked]
+
+    def path(self, job: Job) -> str:
+        "Where a job's file lies, seen from the grid's folder."
+        outputs = self.folder.parent
+        return f'../{job.made.relative_to(outputs)}' if job.made.is_relative_to(outputs) else str(job.made)
 
 # %% ../../nbs/lib/pipeline/96_grid.ipynb #18b4261d
 def needs(grid: Grid, job: Job) -> list[Job]:
@@ -310,12 +315,12 @@ def stacked_seconds(trainings: list[Job]) -> float:
     "How long a GPU takes for all of them as one."
     return max(cost(job)['seconds'] for job in trainings)*(0.1 + len(trainings)/100)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #7ca42235
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #bc25b39c
 class Rules:
     "What the Snakefile asks."
     def __init__(self, grid: Grid):
         self.grid, self.jobs = grid, {stage: {} for stage in STAGES}
-        for job in chain(grid, target_jobs(grid, 'all')): self.jobs[job.stage][str(job.made)] = job
+        for job in chain(grid, target_jobs(grid, 'all')): self.jobs[job.stage][self.grid.path(job)] = job
 
     def output(self, stage: str) -> str:
         "A pattern that fits exactly the files of a stage."
@@ -325,7 +330,7 @@ class Rules:
     def job(self, stage: str, wildcards) -> Job: return self.jobs[stage][wildcards.made]
 
     def needs(self, stage: str) -> Callable:
-        return lambda wildcards: [str(need.made) for need in needs(self.grid, self.job(stage, wildcards))]
+        return lambda wildcards: [self.grid.path(need) for need in needs(self.grid, self.job(stage, wildcards))]
 
     def line(self, stage: str) -> Callable:
         "The line of a job; collections and inspections are told how approvals are given."
@@ -340,7 +345,7 @@ class Rules:
             return of
         return dict(mem_mb=asked('memory_mb', 1.5, 500), runtime=asked('seconds', 3/60, 15))
 
-    def goals(self, target: str) -> list[str]: return [str(job.made) for job in goals(self.grid, target)]
+    def goals(self, target: str) -> list[str]: return [self.grid.path(job) for job in goals(self.grid, target)]
 
     @property
     def pretrained(self) -> list[str]: return list(self.jobs['pretrain'])
@@ -350,7 +355,7 @@ class Rules:
 
     def untrained(self, agent: str) -> list[str]:
         "What is still to be trained of an agent."
-        return [str(job.made) for job in self._of_agent(agent)]
+        return [self.grid.path(job) for job in self._of_agent(agent)]
 
     def train_many(self, agent: str) -> str:
         "The line that trains all of it, stacked."

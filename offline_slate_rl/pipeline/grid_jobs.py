@@ -334,7 +334,7 @@ def asked_of_a_person(waits: list[Job]) -> list[str]:
                   f"    approve  {approve_command(job.params, job.quality)}"]
     return lines
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #0cb68c51
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #bf4e3bd6
 def plan_text(grid: Grid, targets: list[str]) -> str:
     "What is to be done, what it costs, what is old and why."
     jobs = to_do(grid, targets)
@@ -350,7 +350,8 @@ def snakemake_line(grid: Grid, targets: list[str], cores: int, profile: str) -> 
     "The words that start Snakemake."
     words = [sys.executable, '-m', 'snakemake', '--snakefile', repo_dir()/'workflow'/'Snakefile', '--directory',
              grid.folder, *(['--profile', Path(profile).resolve()] if profile else ['--cores', cores])]
-    if forced := [job.made for job in to_do(grid, targets) if old(grid, job)]: words += ['--forcerun', *forced]
+    forced = [grid.path(job) for job in to_do(grid, targets) if old(grid, job)]
+    if forced: words += ['--forcerun', *forced]
     return list(map(str, [*words, '--config', *grid.config, '--', *targets]))
 
 def run_grid(grid: Grid, targets: list[str], cores: int = 0, profile: str = '') -> int:
