@@ -74,14 +74,14 @@ def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]
     nb.cells = cells
     return nb
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #f78800c7
+# %% ../../nbs/lib/pipeline/115_site.ipynb #054cd913
 _LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # in the file only
 
-def _cell(value: str) -> str:
-    "A value as a table's cell."
+def _cell(name: str, value: str) -> str:
+    "A value as a table's cell; seeds are names, not amounts."
     try: number = float(value)
     except ValueError: return f'<td>{html.escape(value)}</td>'
-    if number.is_integer() and abs(number) < 1e15: shown = f'{number:,.0f}' if abs(number) >= 1e4 else f'{number:.0f}'
+    if number.is_integer() and abs(number) < 1e15: shown = f'{number:,.0f}' if name != 'seed' else f'{number:.0f}'
     else: shown = f'{number:.4g}'
     return f'<td class="number">{shown}</td>'
 
@@ -94,10 +94,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def table_html(path: Path, folded_above: int = 30) -> str:
     "All rows as a table that scrolls; folded away where there are many."
     rows = rows_of(path)
-    names = [name for name in rows[0] if name not in _LONG and any(row[name] for row in rows)]
+    values = {name: {row[name] for row in rows} for name in rows[0] if name not in _LONG}
+    names = [name for name in values if len(values[name]) > 1]
+    same = ', '.join(f'{name} {value}' for name, (value, *more) in values.items() if value and not more)
     head = ''.join(f'<th>{html.escape(name.replace("_", " "))}</th>' for name in names)
-    body = '\n'.join('<tr>' + ''.join(_cell(row[name]) for name in names) + '</tr>' for row in rows)
+    body = '\n'.join('<tr>' + ''.join(_cell(name, row[name]) for name in names) + '</tr>' for row in rows)
     table = f'<div class="rows"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    if same: table = f'<p>In every row: {html.escape(same)}.</p>\n{table}'
     if len(rows) > folded_above: table = f'<details><summary>{len(rows)} rows</summary>\n{table}\n</details>'
     commands = list(dict.fromkeys(row['command'] for row in rows if row.get('command')))
     if not commands: return table
@@ -141,14 +144,14 @@ def report_address(path: Path) -> str:
     "Address of a report on the site."
     return 'reports/' + path.relative_to(_outputs()).as_posix().replace('/reports/', '/', 1)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #161ef9e2
+# %% ../../nbs/lib/pipeline/115_site.ipynb #7b2270e7
 def plot_user(episodes,    # with what only the simulator knows
               item_topic,  # (num_items,) main topic of each item
               which: int, turns: int):
     "The first turns of one user: slates by topic, clicks, topics that bore."
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgba
-    figure, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
+    figure, axes = plt.subplots(3, 1, figsize=(7.6, 5.8), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
     slates, clicks, bored = axes
     shown = item_topic[episodes.slates[which, 1:turns + 1].long()]
     clicked, tired = episodes.clicks[which, 1:turns + 1].bool(), episodes.bored[which, :turns]
@@ -161,7 +164,7 @@ def plot_user(episodes,    # with what only the simulator knows
     clicks.bar(range(1, turns + 1), clicked.sum(1), color='#2b5c8a')
     clicks.set(ylabel='clicks', ylim=(0, shown.shape[1]))
     turn, topic = tired.nonzero(as_tuple=True)
-    bored.scatter(turn + 1, topic, marker='s', s=38, color=[colours[t % 10] for t in topic.tolist()])
+    bored.scatter(turn + 1, topic, marker='s', s=28, color=[colours[t % 10] for t in topic.tolist()])
     bored.set(ylabel='topic', xlabel='turn', ylim=(num_topics - .5, -.5), yticks=range(num_topics),
               title='Topics that bore the user: nothing of them is clicked', xlim=(.5, turns + .5))
     bored.grid(axis='y', color='#eee')
@@ -180,7 +183,7 @@ def episode_picture():
 def write_episode_picture() -> Path:
     "Draw nbs/images/episode.png."
     path = repo_dir()/'nbs'/'images'/'episode.png'
-    episode_picture().savefig(path, dpi=110)
+    episode_picture().savefig(path, dpi=140)
     return path
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #08af9ce9
