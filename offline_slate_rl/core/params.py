@@ -21,7 +21,7 @@ from .basics import (A_SEED, canonical, checked_seed, default_scale, expanded, o
                                           papermill_arguments, parsed_yaml, repo_dir, short_hash)
 from .errors import AGENTS, RANKERS, SlateRLError, nearest
 
-# %% ../../nbs/lib/core/09_params.ipynb #f7da1284
+# %% ../../nbs/lib/core/09_params.ipynb #e8a7194c
 class Strict(BaseModel):
     "No other keys and no other types. A field with a default is an option: written down only where it is not that."
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False)
@@ -29,12 +29,9 @@ class Strict(BaseModel):
     def model_dump(self, **options) -> dict: return self._without_defaults(super().model_dump(**options))
 
     def _without_defaults(self, dumped: dict) -> dict:  # no serializer of Pydantic's: there a Ctrl-C gets another name
-        kept = {}
-        for name, value in dumped.items():
-            part = getattr(self, name)
-            if isinstance(part, Strict): kept[name] = part._without_defaults(value)
-            elif value != type(self).model_fields[name].default: kept[name] = value
-        return kept
+        def inner(part, value): return part._without_defaults(value) if isinstance(part, Strict) else value
+        found = {name: inner(getattr(self, name), value) for name, value in dumped.items()}
+        return {name: value for name, value in found.items() if value != type(self).model_fields[name].default}
 
 # %% ../../nbs/lib/core/09_params.ipynb #b341b72a
 Count = Annotated[int, Field(ge=1)]         # of what there has to be
