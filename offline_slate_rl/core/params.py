@@ -308,7 +308,7 @@ def agents(folder: str = 'agents') -> list[str]:
 
 def scales() -> list[str]: return list(params_file('scales.yaml'))
 
-# %% ../../nbs/lib/core/09_params.ipynb #89fb4c63
+# %% ../../nbs/lib/core/09_params.ipynb #247dbe37
 def _set(values: dict, key: str, value, source: str, shrink: bool = False, optional: bool = False):
     "Set the dotted `key`, which must exist unless it is `optional`; with `shrink` never to more than it was."
     section, parts = values, key.split('.')
@@ -329,8 +329,7 @@ def _check_text(given):
 
 def parsed_overrides(overrides: dict|str|None) -> dict:
     "Overrides as a dict with dotted keys."
-    if not overrides: return {}
-    given = overrides
+    given = overrides or {}
     if isinstance(given, str):
         try: given = parsed_yaml(given)
         except ValueError: pass  # still a text, so refused below
@@ -354,7 +353,7 @@ def agent_values(name: str) -> dict:
     for key, value in changes.items(): _set(values, key, value, f'params/{folder}/{name}.yaml')
     return values
 
-# %% ../../nbs/lib/core/09_params.ipynb #cc785959
+# %% ../../nbs/lib/core/09_params.ipynb #b3bd4938
 @lru_cache(maxsize=None)
 def _of_files(env: str, agent: str, seed: int, scale: str) -> tuple[dict, Params]:
     "A run's values from the files and the scale, and the parameters that they make. To be changed, take a copy."
@@ -362,7 +361,9 @@ def _of_files(env: str, agent: str, seed: int, scale: str) -> tuple[dict, Params
     files |= dict(env=env_params(env).model_dump(), agent=agent_values(agent))
     values = copy.deepcopy(files) | dict(agent_name=agent, scale=scale, seed=seed)
     _params(values, f'params/pretraining.yaml, training.yaml or agents/{agent}.yaml')
-    for key, value in params_file('scales.yaml')[scale].items():
+    chosen = dict(params_file('scales.yaml')[scale])
+    values['agent'] |= chosen.pop('agents', {}).get(values['agent'].get('algorithm'), {})
+    for key, value in chosen.items():
         if key == 'agent.random_steps' and 'random_steps' not in values['agent']: continue  # an offline algorithm's
         _set(values, key, value, f'params/scales.yaml, {scale}', shrink=True)
     return values, _params(values, f'params/scales.yaml, {scale}')
