@@ -104,19 +104,22 @@ def ablation_table(curves: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     finished = rows.set_index('variant').reindex(columns=list(_SHOWN)).rename(columns=_SHOWN)
     return beside_published(curves).join(finished).sort_values('more', ascending=False)
 
-# %% ../../nbs/studies/103_ablation.ipynb #2a50411f
+# %% ../../nbs/studies/103_ablation.ipynb #c6b82e51
 def plot_quick(rows: pd.DataFrame) -> Figure:
     "Validation return over updates, a panel for each variant, a line for each run; its end says the worth of reacting."
-    variants = rows.variant.unique()
-    fig, axes = plt.subplots(1, len(variants), figsize=(2.6*len(variants), 3), sharey=True, layout='constrained')
-    for ax, variant in zip(axes, variants):
+    variants = list(rows.variant.unique())
+    fig, axes = plt.subplots(-(-len(variants)//3), 3, figsize=(9, 2.4*-(-len(variants)//3)), sharex=True, sharey=True,
+                             layout='constrained')
+    for ax in axes.flat[len(variants):]: ax.set_visible(False)
+    for ax, variant in zip(axes.flat, variants):
         for _, run in rows[rows.variant == variant].groupby(['env', 'seed'], sort=False):
             ax.plot(run.updates, run.val_reward, 'o-', ms=3)
             last = run.iloc[-1]
             ax.annotate(f'{last.gain:+.0f}', (last.updates, last.val_reward), xytext=(3, 0), va='center',
                         textcoords='offset points')
-        ax.set_title(variant.replace(', ', ',\n'), fontsize=9)
-        ax.set(xlabel='updates', xlim=(0, 1.25*rows.updates.max()))
+        ax.set_title(variant, fontsize=9)
+        ax.set(xlim=(0, 1.1*rows.updates.max()))
         ax.spines[['top', 'right']].set_visible(False)
-    axes[0].set(ylabel='validation return', ylim=(0, 1.05*rows.val_reward.max()))
+    for ax in axes[:, 0]: ax.set(ylabel='validation return', ylim=(0, 1.05*rows.val_reward.max()))
+    for ax in axes[-1]: ax.set(xlabel='updates')
     return fig
