@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOW', 'file_recipe', 'read_manifest', 'manifest_recipe', 'identity', 'damage', 'Remedy', 'remedy']
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #9537728f
+# %% ../../nbs/lib/collection/75_repair.ipynb #f9bea992
 import contextlib, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..core.errors import DamagedError, MissingError, SlateRLError
 from ..core.files import parsed_json
 from ..core.hdf5 import UNREADABLE, text_of
 from ..core.manifests import Recipe, manifest_in, manifest_path, parts
-from ..core.params import QUALITIES, load_params, outputs_dir, registry, scales
+from ..core.params import QUALITIES, load_params, outputs_dir, registry, scales, short_hash
 from ..core.store import artifacts, flatten
 from ..data.loading import (MIXED, collect_command, dataset_folder, dataset_of, is_replay,
                                            mix_command)
@@ -38,16 +38,21 @@ def manifest_recipe(path: Path) -> dict:
     recipe = read_manifest(path).get('recipe', {})
     return {key: value for key, value in recipe.items() if key != 'format'}
 
-# %% ../../nbs/lib/collection/75_repair.ipynb #e2a0dd95
+# %% ../../nbs/lib/collection/75_repair.ipynb #9c05e004
+def _label(env: dict) -> str:
+    "The name in paths of the environment of a recipe."
+    name = env.get('name', '')
+    return name if name in registry() and registry()[name].recipe() == env else f'{name}-{short_hash(dict(env))}'
+
 def _identity_of(recipe: dict) -> dict:
     env = recipe.get('env')
     if env is None: return {}
-    return dict(env=env.get('name', ''), quality=recipe.get('quality', ''), episodes=recipe.get('num_trajectories'))
+    return dict(env=_label(env), quality=recipe.get('quality', ''), episodes=recipe.get('num_trajectories'))
 
 def _identity_in(name: str) -> dict:
     "What the name of a file says."
     environments, qualities = '|'.join(registry()), '|'.join(QUALITIES)
-    found = re.match(rf'({environments})(?:-\w+)?_({qualities}|{MIXED}.+?)_(\d+)traj', name)
+    found = re.match(rf'((?:{environments})(?:-\w+)?)_({qualities}|{MIXED}.+?)_(\d+)traj', name)
     return dict(env=found[1], quality=found[2], episodes=int(found[3])) if found else {}
 
 def identity(path: Path) -> dict:
