@@ -8,7 +8,7 @@ __all__ = ['STOPPED', 'WIDTH', 'NOTHING', 'REACTING', 'ROUNDED', 'last_run', 'st
            'overridden_envs', 'status', 'overview', 'in_words', 'demo_table', 'demo_datasets', 'demo_paths', 'show',
            'dataset_paths', 'verify_path', 'verify_paths', 'verify_grid']
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #2448ce70
+# %% ../../nbs/lib/pipeline/95_status.ipynb #d56030f0
 import os, platform, re, shlex, textwrap, time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..collection.approval import approval_of
 from ..collection.behaviours import OWN, find_behaviour
-from ..collection.repair import identity, read_manifest, remedy
+from ..collection.repair import identity, label_of, read_manifest, remedy
 from ..collection.verification import require, verification, verify
 from ..core.errors import DamagedError, MissingError, SlateRLError
 from ..core.files import files_below
@@ -286,7 +286,7 @@ def _indented(values: dict, depth: int = 1) -> Iterator[str]:
             yield from _indented(value, depth + 1)
         else: yield '  '*depth + f'{key}: {value}'
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #0de1c427
+# %% ../../nbs/lib/pipeline/95_status.ipynb #64d33da9
 def dataset_paths(folder: Path) -> list[Path]:
     "Datasets below `folder`, those that lost their manifest and manifests that lost their dataset included."
     files = {path for path in files_below(folder, '.h5') if not path.name.startswith('.')}
@@ -298,7 +298,7 @@ ROUNDED = ACTIONS, DENSITIES, RAW_BELIEFS  # checks that allow for another proce
 def verify_path(path: Path) -> dict:
     "Passed, and what differs by rounding; or what failed, the command that makes the file again, what it cannot know."
     row = dict(file=path.name, derived=dataset_of(path) is not None, env='', quality='', episodes=0, outcome='passed',
-               rounding='', failed='', again='', unknown='') | identity(path)
+               rounding='', failed='', again='', unknown='') | identity(path) | dict(env=label_of(path))
     start = time.monotonic()
     try:
         checks, _ = verify(path)
