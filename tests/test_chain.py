@@ -1,5 +1,6 @@
 """The whole chain, as a person types it: what it leaves, what it says, and that it is made once."""
 import json, re
+from urllib.parse import unquote
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_every_run_leaves_its_notebook_and_its_report_and_nothing_elsewhere(chai
     assert not chain.strays
     assert not [name for name in files(chain.outputs, ()) if re.search(r'\.tmp$|\.blocks|\.resume$', name)]
     for said in chain.said.values(): assert 'Traceback' not in said and 'Warning' not in said, said
+
+def test_reports_link_to_each_other_and_an_index_to_all(chain):
+    folder = chain.outputs/'tiny'/'reports'
+    index = (folder/'index.html').read_text()
+    for report in REPORTS: assert f'<a href="{ENV}/{report}.html">' in index
+    assert index.count('<tr class="done">') == len(REPORTS)
+    for page in folder.rglob('*.html'):
+        for link in re.findall(r'<a href="([^"#:]+)">', page.read_text()):
+            assert (page.parent/unquote(link)).is_file(), f'{page}: {link}'
+    training = (folder/ENV/'20_train.html').read_text()
+    assert '← <a href="10_pretrain.html">' in training and '<a href="medium/25_inspect.html">' in training
+    assert '<dt>took</dt>' in training and '<dt>hardware</dt>' in training and 'tensorboard --logdir' in training
+
+@pytest.mark.parametrize('report', REPORTS)
+def test_no_bar_stays_in_a_notebook(chain, report):
+    assert not re.search(r'\d% \|', (chain.outputs/'tiny'/'reports'/ENV/f'{report}.ipynb').read_text())
 
 @pytest.mark.parametrize('report', REPORTS)
 def test_a_report_reads_well_without_a_network(chain, report):
@@ -91,9 +108,12 @@ def test_status_show_and_verify_tell_what_there_is(copy, capsys):
     said = capsys.readouterr().out
     for told in '200 trajectories', 'GeMS trained', 'done, 60 steps', '4, similar size', 'by the tester':
         assert told in said, told
-    assert len(re.findall(r'checks passed.*card', said)) == 2 and said.count('.html') == 6
+    assert len(re.findall(r'checks passed.*card', said)) == 2 and said.count('.html') == 1
+    assert max(map(len, said.splitlines()[:13])) <= 120 and 'missing' not in said
     assert cli.main(['status', '--scale', 'tiny']) == 0
-    assert set(registry()) <= set(re.findall(r'^\w+', capsys.readouterr().out, re.MULTILINE))
+    said = capsys.readouterr().out
+    assert set(registry()) <= set(re.findall(r'^\w+', said, re.MULTILINE))
+    assert max(map(len, said.splitlines()[:len(registry()) + 3])) <= 120 and 'missing' not in said
 
     for artifact in artifacts(copy):
         assert cli.main(['show', str(artifact.path)]) == 0
@@ -132,7 +152,7 @@ def test_a_commit_a_date_or_a_host_is_recorded_and_never_compared(copy, capsys):
         manifest_path(artifact.path).write_text(json.dumps(manifest))
         assert not never & {key.split('.')[-1] for key in flatten(artifact.recipe)}
     before = files(copy)
-    kept = {artifact.path for artifact in artifacts(copy) if artifact.kind != 'replay'}  # it lies beside a checkpoint
+    kept = {artifact.path for artifact in artifacts(copy) if artifact.kind not in ('replay', 'inspection')}
     assert {artifact.path for artifact in every_stage()} == kept
     assert files(copy) == before and capsys.readouterr().out.count('Reused') == 7
 

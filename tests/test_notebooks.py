@@ -29,6 +29,7 @@ PICTURE = f'''import sys, base64
 from IPython.display import display, Image
 print("return", 33.5, note, overrides)
 print("a warning nobody needs", file=sys.stderr)
+for step in 500, 1000: print(f"\\rTraining: step {{step}} of 1500, 00:20 left", end="", file=sys.stderr)
 display(Image(base64.b64decode("{PIXEL}")))'''
 
 SENTENCE = 'There is no approval for this checkpoint. Give it: slate-rl approve focused_mix medium'
@@ -100,7 +101,9 @@ def test_the_line_of_the_readme_at_a_terminal(place):
     code, shown = run_at_terminal('nbs/30_collect.ipynb', '-p', 'env', 'focused_mix', '-p', 'quality', 'medium')
     assert code == 0, shown
     assert names(place/REPORTS) == ['30_collect.html', '30_collect.ipynb']
-    assert str(place/REPORTS/'30_collect.html') in shown.replace('\r\n', '')
+    assert 'Training: step 1000 of 1500, 00:20 left' in shown and 'Executing' not in shown.replace('Executing notebook', '')
+    assert re.search(rf"30_collect medium  \d+ s\. Report: {REPORTS/'30_collect.html'}", shown.replace('\r\n', ''))
+    assert 'Training' not in (place/REPORTS/'30_collect.ipynb').read_text().replace('Training: step {step}', '')
     assert 'Alternative text' not in shown and 'WARNING' not in shown
 
     page = (place/REPORTS/'30_collect.html').read_text()

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'MEANING', 'BUDGET', 'PRIVILEGED_WORDS', 'plain', 'code', 
            'played', 'observed_by', 'acted_by', 'approved', 'trained_with', 'facts_of', 'details', 'load_line', 'card',
            'write_card', 'verify_dataset']
 
-# %% ../../nbs/lib/collection/77_card.ipynb #a82ecd20
+# %% ../../nbs/lib/collection/77_card.ipynb #4dce587b
 import html, re
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from string import Template
 
 from .behaviours import playing
 from .verification import keep_record, outcome, verification, verify
-from ..core.basics import papermill_arguments
+from ..core.basics import papermill_arguments, tell
 from ..core.errors import DamagedError, SlateRLError
 from ..core.files import tell_once, write_text
 from ..core.hdf5 import UNREADABLE
@@ -264,7 +264,7 @@ def _can_be_described(artifact: Artifact) -> bool:
     try: return bool(quality_row(artifact) and details(artifact))
     except DamagedError as error: return bool(tell_once(f'Not on the card: {error}'))
 
-# %% ../../nbs/lib/collection/77_card.ipynb #0caaceff
+# %% ../../nbs/lib/collection/77_card.ipynb #104d25d8
 def verify_dataset(path: Path, params: Params) -> tuple[list[Check], dict]:
     "Verify a dataset, keep the record beside it and write the card. The caller decides what a failure means."
     path = Path(path)
@@ -284,4 +284,5 @@ def verify_dataset(path: Path, params: Params) -> tuple[list[Check], dict]:
                        privileged=recipe['privileged'], sha256=artifact.sha256)
             append_rows(params.outputs, 'dataset', [row | figures])
         write_card(path.parent)
+        tell(found=f'checks: {outcome(verification(artifact))}')
     return checks, measures

@@ -308,7 +308,7 @@ def inspect_command(params: Params, quality: str, model_checkpoint: str = '') ->
     which = papermill_arguments(quality=quality, model_checkpoint=model_checkpoint)
     return f'papermill nbs/25_inspect.ipynb {params.arguments()} {which}'
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #90db6699
+# %% ../../nbs/lib/collection/71_inspection.ipynb #6d6a896c
 def collecting_row(behaviour: Behaviour) -> str:
     "The row of the checkpoint as it would collect."
     name = behaviour.checkpoint.recipe['checkpoint']
@@ -319,7 +319,7 @@ def play_all(params: Params, behaviour: Behaviour, policies: dict[str, Policy]) 
     env, users, name = params.env, params.training.val_episodes, behaviour.checkpoint.recipe['checkpoint']
     agent, sampling = load_agent(behaviour.checkpoint), collecting_row(behaviour)
     with progress_bar('Playing', len(policies) + (sampling != name) + 1, 'row') as bar:
-        def at(row): bar.set_postfix_str(row)
+        def at(row): bar.set_postfix_str(row, refresh=False)
         played = {}
         for row, policy in policies.items():
             at(row)

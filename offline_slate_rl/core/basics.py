@@ -84,13 +84,13 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; {A_SEED}.")
     return whole
 
-# %% ../../nbs/lib/core/01_basics.ipynb #b21980b0
+# %% ../../nbs/lib/core/01_basics.ipynb #7f7b6fca
 _BAR = '{desc}: {percentage:.0f}% |{bar:20}| {unit} {n_fmt} of {total_fmt}, {remaining} left{postfix}'
 
 def progress_bar(title: str, total: int, unit: str, initial: int = 0, shown: bool = True):
     "A tqdm bar over a long loop."
     from tqdm import tqdm
-    watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    watched = sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
     often = dict(mininterval=1) if watched else dict(mininterval=60, delay=60)
     return tqdm(desc=title, total=total, unit=unit, initial=initial, disable=not shown, bar_format=_BAR,
                 miniters=1, smoothing=.1, **often)

@@ -6,8 +6,8 @@
 __all__ = ['COMMANDS', 'SCALE', 'OVERRIDES', 'AGENT', 'SEED', 'RUN', 'FORCE', 'argument', 'command', 'main', 'Mistyped', 'Stages',
            'run_chain', 'demo', 'parsed_shares', 'source_of']
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #ab5a509f
-import argparse, json, os, sys, time
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #e2e88f4c
+import argparse, json, os, shlex, sys, time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -236,17 +236,20 @@ def _grid(args) -> int|None:
     print(progress(grid.scale))
     return code
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #6f09ae21
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #c2b8ae92
 @command('status', 'environments and what there is of each, for an agent and its seed',
          argument('env', nargs='?', default=''), *RUN)
 def _status(args):
-    from offline_slate_rl.pipeline.status import reports, status
+    from offline_slate_rl.core.params import outputs_dir
+    from offline_slate_rl.pipeline.status import in_words, overridden_envs, overview, status
     if args.env: _params(args)  # errors in what was typed
     elif args.overrides: raise Mistyped("Overrides of which environment? Name it.")
     table = status(args.scale, args.env, args.agent, args.seed, args.overrides)
-    print((table.T if args.env else table).to_string())
-    if found := reports(args.scale, table.index[0] if args.env else ''): print('\nreports', *found, sep='\n  ')
+    print(in_words(table) if args.env else overview(table))
+    if (index := outputs_dir(args.scale)/'reports'/'index.html').is_file(): print(f'\nreports: {index}')
     if not args.env:
+        for label, its in overridden_envs(args.scale).items():
+            print(f"{label}: slate-rl status {its['env']} --overrides {shlex.quote(json.dumps(its['overrides']))}")
         from offline_slate_rl.pipeline.grid_jobs import progress
         if told := progress(args.scale): print(f'\n{told}')
 

@@ -56,7 +56,7 @@ def heading_above(cells: list, at: int) -> str:
     lines = [line for cell in cells[:at] if cell.cell_type == 'markdown' for line in cell.source.splitlines()]
     return next((line.lstrip('# ') for line in reversed(lines) if line.startswith('#')), '')
 
-# %% ../../nbs/lib/pipeline/48_client.ipynb #e6211a68
+# %% ../../nbs/lib/pipeline/48_client.ipynb #3997d167
 HEARD = signal.SIGINT, signal.SIGTERM
 
 class Client(PapermillNotebookClient):
@@ -81,7 +81,6 @@ class Client(PapermillNotebookClient):
             content['text'], bar = without_bars(content['text'])
             self._show(bar)
             if not content['text']: return None
-        elif msg['msg_type'] == 'stream': self._show(content['text'].strip().rpartition('\n')[2])
         return super().process_message(msg, *given, **kwargs)
 
     def _show(self, text: str):

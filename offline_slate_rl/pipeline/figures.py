@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from ..core.params import EnvParams
 from ..play.worlds import world
 
-# %% ../../nbs/lib/pipeline/47_figures.ipynb #bf3f0d04
+# %% ../../nbs/lib/pipeline/47_figures.ipynb #c3533d75
 _ROW = ('display:flex; flex-wrap:wrap; align-items:flex-end; gap:.5rem; overflow-x:auto')
-_PICTURE = ('<img alt="{alt}" style="flex:none; width:{width:.0f}px; max-width:100%; min-width:min({width:.0f}px, 34rem)"'
+_PICTURE = ('<img alt="{alt}" style="flex:none; width:{width:.0f}px; max-width:100%; min-width:{least:.0f}px"'
             ' src="data:image/png;base64,{content}">')
 
 class Panels:
@@ -39,7 +39,8 @@ def _picture(figure: Figure) -> str:
     [ax] = figure.axes
     alt = html.escape(' over '.join(filter(None, [ax.get_ylabel(), ax.get_xlabel()])))
     encoded = base64.b64encode(content.getvalue()).decode()
-    return _PICTURE.format(alt=alt, width=96*figure.get_figwidth(), content=encoded)
+    width = 96*figure.get_figwidth()
+    return _PICTURE.format(alt=alt, width=width, least=.63*width, content=encoded)  # less, and nobody could read it
 
 # %% ../../nbs/lib/pipeline/47_figures.ipynb #cc343a5c
 def names_above(ax: Axes, columns: int = 1):
@@ -75,13 +76,13 @@ def colour_of(row: str,  # of a table of policies
     policy = row.split(', ')[0]
     return 'C1' if policy == own else _COLOURS.get(policy, 'C5')
 
-# %% ../../nbs/lib/pipeline/47_figures.ipynb #5ae8414d
+# %% ../../nbs/lib/pipeline/47_figures.ipynb #7da533e1
 def name_levels(ax: Axes, levels: dict[str, float]):
     "A horizontal line for each level, with its name on it."
     for name, value in levels.items():
         ax.axhline(value, color='0.4', lw=1, ls='--')
-        ax.annotate(f'{name}: {value:.0f}', (1, value), xycoords=('axes fraction', 'data'), xytext=(0, -2),
-                    textcoords='offset points', ha='right', va='top', fontsize=8, color='0.3')
+        ax.annotate(f'{name}: {value:.0f}', (0, value), xycoords=('axes fraction', 'data'), xytext=(2, -2),
+                    textcoords='offset points', ha='left', va='top', fontsize=8, color='0.3')
 
 def known_levels(env: EnvParams) -> dict[str, float]:
     "What the best fixed slate returns in an environment; nothing where params/worlds.yaml has none."

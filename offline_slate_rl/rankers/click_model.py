@@ -125,7 +125,7 @@ def constant_choice(clicks: Tensor) -> Tensor:  # (n, T, slate_size) -> (slate_s
     chosen = choice_shares(clicks).flatten(0, -2).sum(0) + 1
     return (chosen[:-1]/chosen[-1]).log()
 
-# %% ../../nbs/lib/rankers/45_click_model.ipynb #47194215
+# %% ../../nbs/lib/rankers/45_click_model.ipynb #f5c299cb
 VALIDATION_BATCH = 50  # trajectories; no result depends on it
 
 @torch.no_grad()
@@ -152,7 +152,8 @@ def train_click_model(episodes: Episodes, env: EnvParams, params: Params,
         order = torch.from_numpy(stream(seed, 'click_model/order', epoch).permutation(len(training)))
         train_loss = _train_epoch(model, optimizer, training, order.split(given.batch_size), bar)
         history.append(dict(epoch=epoch, train_loss=train_loss, val_loss=validate_click_model(model, validation)))
-        bar.set_postfix_str(f"epoch {epoch} of {given.epochs} done, validation loss {history[-1]['val_loss']:.3f}")
+        said = f"epoch {epoch} of {given.epochs} done, validation loss {history[-1]['val_loss']:.3f}"
+        bar.set_postfix_str(said, refresh=False)
         if history[-1]['val_loss'] >= best_loss: continue
         best_loss = history[-1]['val_loss']
         best = {name: value.clone() for name, value in model.state_dict().items()}

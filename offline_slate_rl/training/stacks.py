@@ -6,7 +6,7 @@
 __all__ = ['Recorded', 'gru_step', 'decode', 'Players', 'Member', 'plays_as_one', 'Stack', 'run_stack', 'fit_many', 'kind_of',
            'many_command', 'published', 'many_params', 'tested_many', 'train_many']
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #1a79c679
+# %% ../../nbs/lib/training/69_stacks.ipynb #232391dc
 import contextlib, json, math, shlex, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,11 +16,10 @@ from multiprocessing import get_context
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..agents.sac_stack import (SACStack, belief_inputs, cannot_stack_agents, forward, gru_scan_on,
                                                linear)
-from ..core.basics import checked_seed, shell_options
+from ..core.basics import checked_seed, progress_bar, shell_options
 from ..core.errors import Interrupted, SlateRLError
 from ..core.lightning import noted_interruptions
 from ..core.params import Params, load_params, registry
@@ -289,7 +288,7 @@ def run_stack(members: list[Member], until: int, noted: list, bar, together: boo
         bar.update(burst*len(alive))
     if noted: list(stack.pool.map(lambda member: member.keeper.save_last(member), alive))
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #dea63a9d
+# %% ../../nbs/lib/training/69_stacks.ipynb #04d3446b
 @freed_memory_kept()
 @one_thread()
 def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = None) -> list[Member]:
@@ -299,8 +298,8 @@ def fit_many(all_params: list[Params], runs: list[Run], together: bool|None = No
     most = all_params[0].training.max_steps
     def step_of(member: Member) -> int:
         return member.run.resume['steps'] if member.run.resume and member.stack is None else member.steps
-    bar = tqdm(total=most*len(members), initial=sum(map(step_of, members)), desc=f'Training {len(members)} agents',
-               unit='step', mininterval=1)
+    title = f'Training {len(members)} agents'
+    bar = progress_bar(title, most*len(members), 'step', sum(map(step_of, members)))
     with bar, noted_interruptions() as noted:
         while not noted:
             left = [member for member in members if member.failure is None and step_of(member) < most]
