@@ -38,7 +38,7 @@ def linked(text: str, page: Path, notebooks: dict[str, Path]) -> str:
     blocks = re.split(r'(^```.*?^```$)', text, flags=re.M | re.S)
     return ''.join(block if block.startswith('```') else _NAMED.sub(link, block) for block in blocks)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #2e9f0e9b
+# %% ../../nbs/lib/pipeline/115_site.ipynb #0a94b5d6
 _FOR_NBDEV = re.compile(r'#\| ?(default_exp|hide)\b')
 
 def _head(notebook: Path, module: str|None) -> str:
@@ -66,9 +66,13 @@ def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]
             cell.source = cell.source.partition('\n')[2]
             cell.metadata['tags'] = ['module']
         cells.append(cell)
-    cells.insert(1, nbformat.v4.new_markdown_cell(_head(notebook, module)))
+    cells[0].source = _under_summary(cells[0].source, _head(notebook, module))
     nb.cells = cells
     return nb
+
+def _under_summary(text: str, more: str) -> str:
+    "`text` with a paragraph behind its quoted summary, or behind its title where it has none."
+    return re.sub(r'\A(# .*\n?(?:>.*\n?)*)', lambda head: f'{head[1].rstrip()}\n\n{more}\n', text)
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #054cd913
 _LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # in the file only
