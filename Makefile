@@ -16,7 +16,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage
+.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage site
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -127,6 +127,9 @@ audit: .venv/.ready ## known vulnerabilities of the versions in the lock files; 
 
 readme: .venv/.ready ## write README.md from nbs/index.ipynb
 	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_readme; print(write_readme())"
+
+site: .venv/.ready ## the documentation: outputs/site/html/index.html, with every report that is there (two minutes; nothing is run)
+	$(BIN)/python -c "from offline_slate_rl.pipeline.site import build_site; print(build_site())"
 
 rooms: .venv/.ready ## draw the picture of who imports whom, for CONTRIBUTING.md
 	$(BIN)/python -c "from offline_slate_rl.pipeline.readme import write_rooms; print(write_rooms())"

@@ -8,6 +8,7 @@ myst_enable_extensions = ['attrs_inline', 'colon_fence', 'deflist', 'fieldlist']
 myst_heading_anchors = 4
 # Notebooks may begin a part with a smaller heading. A type named in two modules is not linked.
 suppress_warnings = ['myst.header', 'misc.highlighting_failure', 'mystnb.unknown_mime_type', 'ref.python']
+smartquotes = False            # quotation marks belong to code as often as to prose
 nb_execution_mode = 'off'      # shown as they were committed
 nb_ipywidgets_js = {}          # would be loaded from a network
 nb_merge_streams = True

@@ -7,7 +7,7 @@ __all__ = ['every_notebook', 'linked', 'reader_notebook', 'rows_of', 'table_html
            'report_address', 'plot_user', 'episode_picture', 'write_episode_picture', 'setup', 'commands_page',
            'site_sources', 'stage_site', 'site_faults', 'build_site']
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #3e2c50cf
+# %% ../../nbs/lib/pipeline/115_site.ipynb #a62da92e
 import csv, html, json, os, re, shutil, subprocess, sys, time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +18,7 @@ import nbformat, papermill
 from ..core.errors import SlateRLError
 from ..core.params import outputs_dir, repo_dir
 from .cli import COMMANDS
-from .readme import library_notebooks, modules, number, rooms
+from .readme import library_notebooks, modules, rooms
 from .reference import cell_label, escaped, module_page, title_of
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #7e5da8fe
@@ -38,7 +38,7 @@ def linked(text: str, page: Path, notebooks: dict[str, Path]) -> str:
     blocks = re.split(r'(^```.*?^```$)', text, flags=re.M | re.S)
     return ''.join(block if block.startswith('```') else _NAMED.sub(link, block) for block in blocks)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #6d2d8712
+# %% ../../nbs/lib/pipeline/115_site.ipynb #0a94b5d6
 _FOR_NBDEV = re.compile(r'#\| ?(default_exp|hide)\b')
 
 def _head(notebook: Path, module: str|None) -> str:
@@ -53,9 +53,7 @@ def _api_name(module: str) -> str:
     "`world/simulator.md` for `offline_slate_rl.world.simulator`."
     return '/'.join(module.split('.')[1:] or ['top']) + '.md'
 
-def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path],
-                    shown: bool = True,  # without, only prose and labels are kept: quick to build
-                   ):
+def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]):
     "A notebook as the site shows it."
     nb, cells = nbformat.read(notebook, as_version=4), []
     for cell in nb.cells:
@@ -64,15 +62,17 @@ def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]
             text = re.sub(r'^-\s+skip_exec:.*\n?', '', cell.source, flags=re.M)
             cell.source = linked(text, notebook, notebooks)
         elif cell.source.startswith('#| export'):
-            label = nbformat.v4.new_markdown_cell(f'({cell_label(notebook, cell.id)})=')
-            cells.append(label)
-            if not shown: label.source += '\n`...`'
+            cells.append(nbformat.v4.new_markdown_cell(f'({cell_label(notebook, cell.id)})='))
             cell.source = cell.source.partition('\n')[2]
             cell.metadata['tags'] = ['module']
-        if shown or cell.cell_type == 'markdown': cells.append(cell)
-    cells.insert(1, nbformat.v4.new_markdown_cell(_head(notebook, module)))
+        cells.append(cell)
+    cells[0].source = _under_summary(cells[0].source, _head(notebook, module))
     nb.cells = cells
     return nb
+
+def _under_summary(text: str, more: str) -> str:
+    "`text` with a paragraph behind its quoted summary, or behind its title where it has none."
+    return re.sub(r'\A(# .*\n?(?:>.*\n?)*)', lambda head: f'{head[1].rstrip()}\n\n{more}\n', text)
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #054cd913
 _LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # in the file only
@@ -107,7 +107,7 @@ def table_html(path: Path, folded_above: int = 30) -> str:
     lines = html.escape('\n'.join(commands))
     return f'{table}\n<p>Made by</p>\n<div class="highlight"><pre>{lines}</pre></div>'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #04a80efb
+# %% ../../nbs/lib/pipeline/115_site.ipynb #5d6982cc
 def _outputs() -> Path: return outputs_dir('any').parent
 
 def rendered_reports() -> list[dict]:
@@ -126,33 +126,36 @@ def _run_of(notebook: Path) -> dict:
     metadata = json.loads(notebook.read_text(encoding='utf-8')).get('metadata', {})
     return metadata.get('papermill', {}).get('parameters', {})
 
+def _report_row(row: dict) -> str:
+    said = {name: html.escape(row[name]) for name in ('quality', 'agent', 'notebook')}
+    link = f'<a href="{html.escape(report_address(row["path"]))}">{said["notebook"]}</a>'
+    return f'<tr><td>{said["quality"]}</td><td>{said["agent"]}</td><td>{link}</td></tr>\n'
+
 def reports_html(found: list[dict]) -> str:
     "A table for each environment of a scale, with links into the folder `reports`."
-    parts = []
+    if not found: return ('<p>There is no report yet under <code>outputs/</code>. <code>make demo</code> makes seven, '
+                          'then <code>make site</code> lists them here.</p>')
+    parts, head = [], '<tr><th>quality</th><th>agent</th><th>report</th></tr>'
     for scale, env in dict.fromkeys((row['scale'], row['env']) for row in found):
-        its = [row for row in found if (row['scale'], row['env']) == (scale, env)]
-        lines = ''.join(f'<tr><td>{html.escape(row["quality"])}</td><td>{html.escape(row["agent"])}</td>'
-                        f'<td><a href="{html.escape(report_address(row["path"]))}">{html.escape(row["notebook"])}</a></td></tr>\n'
-                        for row in its)
-        parts.append(f'<h3>{html.escape(env or "several environments")}, scale {html.escape(scale)}</h3>\n'
-                     f'<div class="rows"><table><thead><tr><th>quality</th><th>agent</th><th>report</th></tr></thead>\n'
-                     f'<tbody>{lines}</tbody></table></div>')
-    return '\n'.join(parts) or ('<p>There is no report yet under <code>outputs/</code>. <code>make demo</code> makes '
-                                'seven, then <code>make site</code> lists them here.</p>')
+        its = ''.join(_report_row(row) for row in found if (row['scale'], row['env']) == (scale, env))
+        title = html.escape(f'{env or "Several environments"}, scale {scale}')
+        table = f'<table><thead>{head}</thead><tbody>{its}</tbody></table>'
+        parts.append(f'<h2>{title}</h2>\n<div class="rows">{table}</div>')
+    return '\n'.join(parts)
 
 def report_address(path: Path) -> str:
     "Address of a report on the site."
     return 'reports/' + path.relative_to(_outputs()).as_posix().replace('/reports/', '/', 1)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #7b2270e7
+# %% ../../nbs/lib/pipeline/115_site.ipynb #6edfb5e9
 def plot_user(episodes,    # with what only the simulator knows
               item_topic,  # (num_items,) main topic of each item
               which: int, turns: int):
     "The first turns of one user: slates by topic, clicks, topics that bore."
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgba
-    figure, axes = plt.subplots(3, 1, figsize=(7.6, 5.8), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
-    slates, clicks, bored = axes
+    figure, (slates, clicks, bored) = plt.subplots(
+        3, 1, figsize=(7.6, 5.8), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
     shown = item_topic[episodes.slates[which, 1:turns + 1].long()]
     clicked, tired = episodes.clicks[which, 1:turns + 1].bool(), episodes.bored[which, :turns]
     colours = plt.get_cmap('tab10').colors
@@ -203,7 +206,7 @@ def setup(app) -> dict:
     app.add_directive('reports', directive(lambda: reports_html(rendered_reports())))
     return dict(parallel_read_safe=True, parallel_write_safe=True)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #0d7efd82
+# %% ../../nbs/lib/pipeline/115_site.ipynb #3fd25b03
 _AS_IT_IS = ('params', 'workflow', 'nbs/images', 'nbs/results', 'outputs/README.md', 'CONTRIBUTING.md', 'LICENSE')
 
 def _tree(entries: list[str], *options: str) -> str:
@@ -216,14 +219,19 @@ def _files(folder: Path, above: Path) -> dict[str, Path]:
     names = {path.relative_to(above).as_posix(): path for path in paths if path.is_file() and path.suffix != '.html'}
     return {name: path for name, path in names.items() if '/.' not in f'/{name}' and '__pycache__' not in name}
 
-def _notebook_sources(shown: bool) -> dict[str, str]:
+def _stub(path: Path) -> str: return f'# {title_of(path)[0]}\n'
+
+def _notebook_sources(whole: set[str]|None) -> dict[str, str]:
     "Every notebook, and for each room a page that lists its own."
     notebooks = {path.stem: path for path in every_notebook()}
     module_of = {path: module for module, path in modules().items()}
     texts, by_room = {}, {}
     for path in notebooks.values():
-        nb = reader_notebook(path, module_of.get(path), notebooks, shown)
-        texts[path.relative_to(repo_dir()).as_posix()] = nbformat.writes(nb)
+        name = path.relative_to(repo_dir())
+        if whole is None or path.stem in whole:
+            texts[name.as_posix()] = nbformat.writes(reader_notebook(path, module_of.get(path), notebooks))
+        else: texts[name.as_posix()] = nbformat.writes(nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_markdown_cell(_stub(path))]))
         by_room.setdefault(path.parent.name, []).append(path)
     for room, paths in by_room.items():
         lines = [f'| [{path.stem}](../{path.relative_to(repo_dir())}) | {title_of(path)[1]} |' for path in paths]
@@ -233,7 +241,7 @@ def _notebook_sources(shown: bool) -> dict[str, str]:
         texts[f'notebooks/{room}.md'] = '\n'.join([f'# {title}', '', *table, _tree(entries, 'hidden:')])
     return texts
 
-def _reference_sources() -> dict[str, str]:
+def _reference_sources(whole: set[str]|None) -> dict[str, str]:
     "A page for each module, and one for each room."
     texts, listed = {}, {room: [] for room in rooms()}
     for module, notebook in modules().items():
@@ -241,7 +249,9 @@ def _reference_sources() -> dict[str, str]:
         if not path.is_file(): path = path.with_suffix('')/'__init__.py'
         name = _api_name(module)
         home = os.path.relpath('nbs', Path('api', name).parent)
-        texts[f'api/{name}'] = module_page(module, notebook, path.read_text(encoding='utf-8'), home)
+        is_whole = whole is None or notebook.stem in whole
+        page = module_page(module, notebook, path.read_text(encoding='utf-8'), home) if is_whole else _stub(notebook)
+        texts[f'api/{name}'] = page
         if '.' in module: listed[module.split('.')[1]].append((name, notebook))
     for room, pages in listed.items(): texts[f'api/{room}.md'] = _room_page(room, pages)
     return texts
@@ -252,7 +262,7 @@ def _room_page(room: str, pages: list[tuple[str, Path]]) -> str:
     return '\n'.join([f'# {room}', '', '| module | what it holds |', '| --- | --- |', *lines, '',
                       _tree([name.removesuffix('.md') for name, _ in pages], 'hidden:')])
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #31051c92
+# %% ../../nbs/lib/pipeline/115_site.ipynb #5891f94b
 def _argument_row(names: tuple, options: dict) -> str:
     default = options.get('default', '')
     said = options.get('help') or (f'default: {default}' if default else '')
@@ -262,28 +272,30 @@ def commands_page(about: str) -> str:
     "`about`, then every command of `slate-rl` and every parameter of the notebooks that one runs."
     parts = [about]
     for name, (what, arguments, _) in COMMANDS.items():
+        rows = [_argument_row(*its) for its in arguments]
         parts += [f'### `slate-rl {name}`', '', f'{escaped(what[0].upper() + what[1:])}.', '', '| | |', '| --- | --- |',
-                  *(_argument_row(*its) for its in arguments), '']
-    parts += ['## Parameters of the notebooks', '', 'Each is given as `-p NAME VALUE` behind `papermill nbs/NOTEBOOK.ipynb`.', '']
+                  *rows, '']
+    parts += ['## Parameters of the notebooks', '',
+              'Each is given as `-p NAME VALUE` behind `papermill nbs/NOTEBOOK.ipynb`.', '']
     for path in sorted((repo_dir()/'nbs').glob('[0-9]*.ipynb')):
         declared = papermill.inspect_notebook(str(path))
+        rows = [f'| `{name}` | `{one["default"]}` | {escaped(one["help"])} |' for name, one in declared.items()]
         parts += [f'### {path.stem}', '', f'[{title_of(path)[1]}](nbs/{path.name})', '',
-                  '| parameter | default | meaning |', '| --- | --- | --- |',
-                  *(f'| `{name}` | `{one["default"]}` | {escaped(one["help"])} |' for name, one in declared.items()), '']
+                  '| parameter | default | meaning |', '| --- | --- | --- |', *rows, '']
     return '\n'.join(parts)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #7b44516b
-def site_sources(shown: bool = True) -> dict[str, str|Path]:
+# %% ../../nbs/lib/pipeline/115_site.ipynb #9e2d8aa8
+def site_sources(whole: set[str]|None = None) -> dict[str, str|Path]:
     "Name -> text, or a file to copy, of everything that Sphinx reads."
     repo, copied = repo_dir(), {}
     for name in _AS_IT_IS: copied |= _files(repo/name, repo)
     pages = _files(repo/'docs', repo/'docs')
     commands = {'commands.md': commands_page(pages['commands.md'].read_text(encoding='utf-8'))}
-    return copied | _notebook_sources(shown) | _reference_sources() | pages | commands
+    return copied | _notebook_sources(whole) | _reference_sources(whole) | pages | commands
 
-def stage_site(folder: Path, shown: bool = True):
+def stage_site(folder: Path, whole: set[str]|None = None):
     "Write Sphinx's sources into `folder`. What did not change is left alone: Sphinx then reads again only the rest."
-    sources = site_sources(shown)
+    sources = site_sources(whole)
     for path in sorted(folder.rglob('*')):
         if path.is_file() and path.relative_to(folder).as_posix() not in sources: path.unlink()
     for name, source in sources.items():
@@ -327,15 +339,13 @@ def _faults(path: Path, page: _Page, pages: dict[Path, _Page], folder: Path):
         elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
             yield f'{here}: {address} has no such anchor'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #f23dd1bd
-def build_site(folder: Path|None = None,  # `outputs/site` without
-               shown: bool = True,        # without, notebooks are only their prose
-              ) -> Path:                  # the front page
+# %% ../../nbs/lib/pipeline/115_site.ipynb #6c35a7c8
+def build_site(folder: Path|None = None) -> Path:  # `outputs/site` without; the front page
     "Make the site, and fail where Sphinx warns or a link leads nowhere."
     began, folder = time.monotonic(), Path(folder or outputs_dir('site'))
     sources, made = folder/'sources', folder/'html'
-    stage_site(sources, shown)
-    _sphinx(sources, made, folder/'doctrees')
+    stage_site(sources)
+    _sphinx(sources, made)
     _copy_reports(made/'reports')
     if faults := site_faults(made):
         raise SlateRLError(f"The site has {len(faults)} broken links:\n" + '\n'.join(faults[:50]))
@@ -351,8 +361,9 @@ def _copy_reports(folder: Path):
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, folder/name)
 
-def _sphinx(sources: Path, made: Path, doctrees: Path):
+def _sphinx(sources: Path, made: Path):
+    "Sphinx's own command. Whatever it warns of is an error."
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-    options = ['-b', 'html', '-W', '--keep-going', '-q', '-j', str(jobs), '-d', str(doctrees)]
+    options = ['-b', 'html', '-W', '--keep-going', '-q', '-j', str(jobs), '-d', str(made.with_name('doctrees'))]
     process = subprocess.run([sys.executable, '-m', 'sphinx', *options, str(sources), str(made)])
     if process.returncode: raise SlateRLError("Sphinx warned, see above: the site is not whole.")
