@@ -35,7 +35,7 @@ from .loop import Keeper, Loop, steps_at_once, validates
 from .online import SimulatorSource, Trained, is_finished, opened, train
 from ..world.world_stack import SAME, WorldStack, cannot_stack, draw_rows
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #7b3a91a3
+# %% ../../nbs/lib/training/69_stacks.ipynb #8e305832
 class Recorded:
     "A function of tensors, on a GPU recorded as a CUDA graph. What it returns is overwritten by the next call."
     def __init__(self, function: Callable, changes: list[Tensor] = ()):  # tensors that the function changes
@@ -46,7 +46,7 @@ class Recorded:
 
     def repeat(self, *given: Tensor):
         "Run the recording; of other shapes than before, such as those of a replay that was still small, a new one."
-        if not self.graph or [mine.shape for mine in self.inputs] != [value.shape for value in given]: self._record(given)
+        if not self.graph or [mine.shape for mine in self.inputs] != [its.shape for its in given]: self._record(given)
         for mine, value in zip(self.inputs, given): mine.copy_(value)
         self.graph.replay()
         return self.outputs
@@ -159,7 +159,7 @@ class Stack:
     @property
     def steps(self) -> int: return max(member.steps for member in self.members)
 
-# %% ../../nbs/lib/training/69_stacks.ipynb #494c65c1
+# %% ../../nbs/lib/training/69_stacks.ipynb #e5bf86c3
 @patch
 def advance(self: Stack, step: int):
     "Before `step`: every member plays its next episodes, if those before have all been stepped through."
@@ -180,7 +180,7 @@ def advance(self: Stack, step: int):
 
 @patch
 def tell_returns(self: Stack):
-    "Give each member the returns of what it played: reading them waits for the GPU, so it is done late."
+    "Give each member the returns of what it played, late: reading them waits for the GPU."
     for member, own in zip(self.members, [] if self.returns is None else self.returns.tolist()):
         member.source.returns = own
     self.returns = None
