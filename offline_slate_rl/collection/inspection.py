@@ -345,7 +345,7 @@ def _play_and_keep(params: Params, behaviour: Behaviour, policies: dict[str, Pol
     content = dict(rows=rows, reaction=react, episode=dict(episode.items()))
     return save_artifact(path, partial(save_tensors, content), 'inspection', recipe, provenance(command))
 
-# %% ../../nbs/lib/collection/71_inspection.ipynb #61d92e06
+# %% ../../nbs/lib/collection/71_inspection.ipynb #11ae7acb
 def inspect_checkpoint(params: Params, quality: str = 'medium',
                        model_checkpoint: str = '',  # instead of the quality's own: a name ('best') or a path
                        force: bool = False,         # play, although it was played
@@ -358,7 +358,8 @@ def inspect_checkpoint(params: Params, quality: str = 'medium',
     recipe = inspection_recipe(params, behaviour, siblings, files)
     path, command = inspection_path(params, recipe), inspect_command(params, quality, model_checkpoint)
     make = partial(_play_and_keep, params, behaviour, policies, path, recipe, command)
-    seen = _judged(params, quality, behaviour, files, made_or_reused(path, 'inspection', recipe, make, force, say, True))
+    played = made_or_reused(path, 'inspection', recipe, make, force, say, True)
+    seen = _judged(params, quality, behaviour, files, played)
     tell(found=f"{len(seen.blocking)} blocking, {len(seen.warnings)} warnings")
     return seen
 

@@ -23,7 +23,7 @@ class PipelineEngine:
     @classmethod
     def nb_language(cls, nb, language=None): return NBClientEngine.nb_language(nb, language)
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #84d83f5a
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #b8a9c95e
 import click, nbformat, yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import Engine, NBClientEngine, papermill_engines
@@ -32,8 +32,8 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from ..core.errors import SlateRLError, nearest
-from ..core.params import (BEHAVIOURS, QUALITIES, agents, changed_env, default_scale, expanded, outputs_dir,
-                                          parsed_yaml, registry, repo_dir, scales, short_hash)
+from ..core.params import (BEHAVIOURS, QUALITIES, agents, changed_env, default_scale, expanded,
+                                          outputs_dir, parsed_yaml, registry, repo_dir, scales, short_hash)
 from .client import Client, Notes, Terminal, hardware, how_it_went, typed_as
 from .index import write_index
 from .page import failure, how_it_ended, plain_error, template, write_report

@@ -88,7 +88,7 @@ def _link_up(report: Mapping, every: list[Mapping], index: Path):
     linked = _NAV.sub(lambda _: nav(report, every, index), text, count=1)
     if linked != text: write_page(page, linked)
 
-# %% ../../nbs/lib/pipeline/46_index.ipynb #e853f30d
+# %% ../../nbs/lib/pipeline/46_index.ipynb #9061678c
 _HEADS = 'report', 'quality', 'agent', 'seed', 'otherwise given', 'state', 'took', 'begun (UTC)', 'hardware'
 
 def _row(facts: Mapping, index: Path) -> str:
@@ -113,8 +113,9 @@ def index_page(scale: str, every: list[Mapping], index: Path, template: str) -> 
         sections.append(f'<h2 id="{title}">{title}</h2><div class="wide"><table class="dataframe words"><thead><tr>'
                         f'{heads}</tr></thead><tbody>{rows}</tbody></table></div>')
     envs = ' '.join(f'<a href="#{env}">{env}</a>' for env in sorted({facts['env'] for facts in every} - {''}))
-    top = (f'<h1>Reports, scale {scale}</h1><blockquote><p>{len(every)} reports of the executed notebooks, in the order '
-           f'of the chain. Written again after each run.</p></blockquote><p class="envs">{envs}</p>')
+    top = (f'<h1>Reports, scale {scale}</h1><blockquote><p>{len(every)} reports of the executed notebooks, in the '
+           'order of the chain. Written again after each run.</p></blockquote>'
+           f'<p class="envs">{envs}</p>')
     return Template(template).substitute(title=f'Reports, scale {scale}', meta='', nav='',
                                          body=top + ''.join(sections))
 

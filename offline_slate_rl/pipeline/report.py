@@ -9,7 +9,7 @@ __all__ = ['UNKNOWN', 'CHAIN', 'plot_pretraining', 'best_epoch', 'pretraining_ta
            'plot_over_time', 'plot_episode', 'plot_dataset', 'check_table', 'plot_effect', 'effect_table',
            'measure_table', 'plot_chain']
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #9a0a5fb0
+# %% ../../nbs/lib/pipeline/93_report.ipynb #9572ff36
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,8 +18,7 @@ from ..collection.inspection import Inspection
 from ..core.params import EnvParams
 from ..core.streams import stream
 from ..data.checks import Check
-from .figures import (Panels, Table, colour_of, known_levels, name_levels, names_above,
-                                                whole_numbers)
+from .figures import Panels, Table, colour_of, name_levels, names_above, whole_numbers
 from ..play.episodes import Episodes
 from ..core.store import Artifact
 from ..play.measures import with_interval
@@ -109,17 +108,17 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return Table(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #b86d8603
+# %% ../../nbs/lib/pipeline/93_report.ipynb #abc64f26
 _LEARNER = dict(alpha='temperature', saturated='saturated actions', latent_spread='spread of the mode')
 
-def plot_training(history: list[dict], target_step: int, levels: dict[str, float] = {}) -> Panels:
+def plot_training(history: list[dict], target_step: int, levels: dict[str, float]|None = None) -> Panels:
     "Returns over steps beside known levels, how many slates there are, and what the learner says of itself."
     returns, slates, learner = (shown := Panels(3, 3.)).axes
     rows = pd.DataFrame(history)
     _plot_validations(returns, rows)
     returns.plot(rows.step, rows.train_reward.astype(float), '.--', label='training (it samples)')
     returns.axvline(target_step, color='grey', ls=':', label=f'step {target_step}')
-    name_levels(returns, levels)
+    name_levels(returns, levels or {})
     returns.set(xlabel='step', ylabel='return')
     slates.plot(rows.step, rows.distinct_slates, 'o-', ms=3)
     slates.set(xlabel='step', ylabel='distinct slates in validation', yscale='log')
@@ -169,16 +168,16 @@ def _shown(table: pd.DataFrame) -> Table:
     table = table.round(2)
     return Table(table.astype(object).where(table.notna(), ''))
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #f4b1f12f
+# %% ../../nbs/lib/pipeline/93_report.ipynb #8f37aec8
 def returns_table(trained: Trained) -> pd.DataFrame:
     "Step checkpoint and best on the test users."
     rows = []
-    for name, measures in trained.test.items():
+    for name, tested in trained.test.items():
         checkpoint = trained.checkpoints[name]
         rows.append({'checkpoint': name, 'step': checkpoint.provenance['steps'],
-                     'return': measures['return_mean'], '±': measures['return_ci95'],
-                     'episodes': measures['episodes'], 'topics per slate': measures['topics_per_slate'],
-                     'distinct slates': measures['distinct_slates'], 'privileged': checkpoint.recipe['privileged']})
+                     'return': tested['return_mean'], '±': tested['return_ci95'],
+                     'episodes': tested['episodes'], 'topics per slate': tested['topics_per_slate'],
+                     'distinct slates': tested['distinct_slates'], 'privileged': checkpoint.recipe['privileged']})
     return _shown(pd.DataFrame(rows).set_index('checkpoint'))
 
 def checkpoint_table(trained: Trained) -> Table:
@@ -242,16 +241,16 @@ def reaction_table(seen: Inspection) -> Table:
         rows['action dimensions at the edge of their range'] = f"{figures['saturated']:.1%}"
     return Table({own: rows})
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #42effe30
+# %% ../../nbs/lib/pipeline/93_report.ipynb #ce8b9c8a
 def plot_over_time(rows: dict[str, dict],  # measures by row of a table of policies
                    own: str) -> Panels:
     "Clicks per turn, and clicks per position."
     turns, positions = (shown := Panels(2, 3.)).axes
-    for name, measures in rows.items():
+    for name, its in rows.items():
         look = dict(color=colour_of(name, own), ls='--' if ', ' in name else '-', label=name)
-        clicks = pd.Series(measures['reward_per_turn'])
+        clicks = pd.Series(its['reward_per_turn'])
         turns.plot(clicks.index + 1, clicks.rolling(5, center=True, min_periods=1).mean(), **look)
-        rates = measures['clicks_per_position']
+        rates = its['clicks_per_position']
         positions.plot(range(1, len(rates) + 1), rates, marker='o', ms=3, **look)
     turns.set(xlabel='turn', ylabel='clicks on the slate (mean of 5 turns)')
     positions.set(xlabel='position in the slate', ylabel='click rate')
@@ -285,7 +284,7 @@ def plot_episode(episodes: Episodes, env: EnvParams, which: int = 0) -> Figure:
     clicks.set(xlabel='turn', ylabel='clicks')
     return fig
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #5bbc880d
+# %% ../../nbs/lib/pipeline/93_report.ipynb #d86a339c
 def plot_dataset(episodes: Episodes, random_return: float|None = None) -> Panels:
     "Distribution of returns, clicks over time, clicks per position."
     returns, turns, positions = (shown := Panels(3)).axes
@@ -293,7 +292,8 @@ def plot_dataset(episodes: Episodes, random_return: float|None = None) -> Panels
     width = max(1, round(float(np.ptp(values))/25))  # whole clicks, or bars would hold unequal numbers of values
     returns.hist(values, bins=np.arange(values.min() - .5, values.max() + width, width))
     returns.axvline(values.mean(), color='k', label='mean')
-    if random_return is not None: returns.axvline(random_return, color=colour_of('random slates', ''), ls='--', label='random slates')
+    if random_return is not None:
+        returns.axvline(random_return, color=colour_of('random slates', ''), ls='--', label='random slates')
     returns.set(xlabel='return of an episode', ylabel='episodes')
     names_above(returns, 2)
     turns.plot(range(1, episodes.rewards.shape[1] + 1), episodes.rewards.mean(0))

@@ -198,7 +198,7 @@ def status(scale: str = '', env: str = '', agent: str = USUAL_AGENT, seed: int|N
     found = [load_params(agent=agent, seed=seed, scale=scale, **its) for its in asked.values()]
     return pd.DataFrame({params.env.label: env_status(params) for params in found}).T
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #a90d8409
+# %% ../../nbs/lib/pipeline/95_status.ipynb #c712d5cf
 WIDTH, NOTHING = 120, '·'
 _OVERVIEW = dict(logged='logged', ranker='ranker', training='steps', validation='validation', approval='approved',
                  **{quality: quality for quality in QUALITIES})
@@ -220,7 +220,8 @@ def _short(said: str) -> str:
 def overview(table: pd.DataFrame) -> str:
     "A line for each environment of `status`, and what its cells mean."
     short = pd.DataFrame({head: table[column].map(_short) for column, head in _OVERVIEW.items()})
-    return (f"{short.to_string()}\n\n{NOTHING}: not there. logged: trajectories; validation: return of the target step; "
+    return (f"{short.to_string()}\n\n"
+            f"{NOTHING}: not there. logged: trajectories; validation: return of the target step; "
             "random to oracle: mean return of the\ndataset. One environment in words: slate-rl status ENV")
 
 def in_words(table: pd.DataFrame) -> str:
