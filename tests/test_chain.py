@@ -47,7 +47,7 @@ def test_reports_link_to_each_other_and_an_index_to_all(chain):
 
 @pytest.mark.parametrize('report', REPORTS)
 def test_no_bar_stays_in_a_notebook(chain, report):
-    assert not re.search(r'\d% \|', (chain.outputs/'tiny'/'reports'/ENV/f'{report}.ipynb').read_text())
+    assert not re.search(r'\d\d:\d\d left', (chain.outputs/'tiny'/'reports'/ENV/f'{report}.ipynb').read_text())
 
 @pytest.mark.parametrize('report', REPORTS)
 def test_a_report_reads_well_without_a_network(chain, report):
