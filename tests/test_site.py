@@ -15,8 +15,9 @@ named = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    "The fenced blocks of a page in a language."
-    return re.findall(rf'^```{language}\n(.*?)^```$', page.read_text(encoding='utf-8'), re.M | re.S)
+    "The fenced blocks of a page in a language; tests/test_examples.py runs those of worked examples."
+    text = re.sub(r'^## Worked example.*?(?=^## )', '', page.read_text(encoding='utf-8'), flags=re.M | re.S)
+    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.M | re.S)
 
 def lines(page: Path) -> list[list[str]]:
     "Each command on a page, as words; what stands in quotes may go over lines."
