@@ -192,21 +192,20 @@ def write_episode_picture() -> Path:
     episode_picture().savefig(path, dpi=140)
     return path
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #08af9ce9
+# %% ../../nbs/lib/pipeline/115_site.ipynb #232e854e
 def setup(app) -> dict:
     "Sphinx calls this."
     from docutils import nodes
-    from docutils.parsers.rst import Directive
+    from sphinx.util.docutils import SphinxDirective
 
-    def directive(render):
-        class Shown(Directive):
-            optional_arguments = 1
-            def run(self): return [nodes.raw('', render(*self.arguments), format='html')]
-        return Shown
+    class Committed(SphinxDirective):
+        required_arguments = 1
+        def run(self):
+            path = repo_dir()/'nbs'/'results'/self.arguments[0]
+            self.env.note_dependency(str(path))  # the page is read again when its rows change
+            return [nodes.raw('', table_html(path), format='html')]
 
-    results = repo_dir()/'nbs'/'results'
-    app.add_directive('committed', directive(lambda name: table_html(results/name)))
-    app.add_directive('reports', directive(lambda: reports_html(rendered_reports())))
+    app.add_directive('committed', Committed)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #3fd25b03
@@ -287,14 +286,16 @@ def commands_page(about: str) -> str:
                   '| parameter | default | meaning |', '| --- | --- | --- |', *rows, '']
     return '\n'.join(parts)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #9e2d8aa8
+# %% ../../nbs/lib/pipeline/115_site.ipynb #78a939b2
 def site_sources(whole: set[str]|None = None) -> dict[str, str|Path]:
     "Name -> text, or a file to copy, of everything that Sphinx reads."
     repo, copied = repo_dir(), {}
     for name in _AS_IT_IS: copied |= _files(repo/name, repo)
     pages = _files(repo/'docs', repo/'docs')
-    commands = {'commands.md': commands_page(pages['commands.md'].read_text(encoding='utf-8'))}
-    return copied | _notebook_sources(whole) | _reference_sources(whole) | pages | commands
+    def about(name: str) -> str: return pages[name].read_text(encoding='utf-8')
+    listed = f'```{{raw}} html\n{reports_html(rendered_reports())}\n```\n'
+    made = {'commands.md': commands_page(about('commands.md')), 'reports.md': f"{about('reports.md')}\n{listed}"}
+    return copied | _notebook_sources(whole) | _reference_sources(whole) | pages | made
 
 def stage_site(folder: Path, whole: set[str]|None = None):
     "Write Sphinx's sources into `folder`. What did not change is left alone: Sphinx then reads again only the rest."
@@ -342,14 +343,14 @@ def _faults(path: Path, page: _Page, pages: dict[Path, _Page], folder: Path):
         elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
             yield f'{here}: {address} has no such anchor'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #6c35a7c8
+# %% ../../nbs/lib/pipeline/115_site.ipynb #d2555cce
 def build_site(folder: Path|None = None) -> Path:  # `outputs/site` without; the front page
     "Make the site, and fail where Sphinx warns or a link leads nowhere."
     began, folder = time.monotonic(), Path(folder or outputs_dir('site'))
     sources, made = folder/'sources', folder/'html'
     stage_site(sources)
+    _copy_reports(made/'reports')  # now: a run that goes on meanwhile may remove one
     _sphinx(sources, made)
-    _copy_reports(made/'reports')
     if faults := site_faults(made):
         raise SlateRLError(f"The site has {len(faults)} broken links:\n" + '\n'.join(faults[:50]))
     print(f"{len(list(made.rglob('*.html')))} pages in {time.monotonic() - began:.0f} s")
