@@ -24,7 +24,7 @@ from offline_slate_rl.training.online import train
 TESTS = Path(__file__).resolve().parent
 REPO, PROGRAMS = TESTS.parent, Path(sys.executable).parent
 ENV, NOTE = 'focused_mix', 'a rehearsal'
-RECORDS = 'logs', 'reports', 'results'  # a run that fails may say so there, and what was measured stays measured
+RECORDS = 'logs', 'reports', 'results', 'inspections'  # a run that fails may say so there; what was measured stays
 
 
 # Processes
