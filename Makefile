@@ -16,7 +16,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage
+.PHONY: help demo grid test pythons faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
@@ -58,13 +58,18 @@ nightly: export SLATE_RL_ENVIRONMENTS = all
 nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
 	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py -n 2
 
-COVERAGE = PYTHONPATH=.venv/coverage $(BIN)/python -m coverage
+pythons: .venv/.ready ## the tests with each of PYTHONS="python3.12 python3.13", in fresh clones: rows in nbs/results/pythons.csv (half an hour each)
+	$(BIN)/python tests/pythons.py $(PYTHONS)
+
+# Processes that tests start are counted too: `sitecustomize` is what Python imports first.
+COVERAGE = env PYTHONPATH=$(CURDIR)/.venv/coverage $(BIN)/python -m coverage
 coverage: export OMP_NUM_THREADS = 1
-coverage: .venv/.ready ## which lines of the package the tests run: a row for each room in nbs/results/coverage.csv (an hour)
+coverage: .venv/.ready ## which lines of the package the tests run: a row for each room in nbs/results/coverage.csv (half an hour)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/coverage coverage==7.17.5
+	echo 'import coverage; coverage.process_startup()' > .venv/coverage/sitecustomize.py
 	$(COVERAGE) erase
-	for notebook in nbs/lib/*/*.ipynb nbs/studies/*.ipynb; do $(COVERAGE) run tests/cover.py $$notebook || exit 1; done
-	$(COVERAGE) run -m pytest --ignore tests/test_repository.py
+	printf '%s\n' nbs/lib/*/*.ipynb nbs/studies/*.ipynb | xargs -n 1 -P 2 $(COVERAGE) run tests/cover.py
+	$(COVERAGE) run -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) json --quiet -o .venv/coverage.json
 	$(BIN)/python tests/cover.py .venv/coverage.json nbs/results/coverage.csv
