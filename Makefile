@@ -21,7 +21,7 @@ endef
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
 	@echo
-	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 	@echo
 	@echo "The first target that needs it creates .venv and installs requirements.lock into it."
 
@@ -93,6 +93,7 @@ d3rlpy: .venv-d3rlpy/.ready ## the README's lines with d3rlpy, in an environment
 
 cross-check: export OMP_NUM_THREADS = 1
 cross-check: .venv-d3rlpy/.ready ## train d3rlpy's algorithms and ours on the dataset at DATA, and keep their rows (half an hour)
+	@test -f "$(DATA)" || { echo "DATA is no file: '$(DATA)'. Give a dataset: make cross-check DATA=outputs/quick/offline_datasets/....h5" >&2; exit 2; }
 	.venv-d3rlpy/bin/python -c "from offline_slate_rl.studies.cross_check import cross_check; cross_check('$(DATA)')"
 	$(BIN)/python -c "from offline_slate_rl.studies.cross_check import our_side; our_side('$(DATA)')"
 
