@@ -16,12 +16,12 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo grid test faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage site
+.PHONY: help demo grid test pythons faults nightly bench costs gpu agents ablation worlds check lab export plots lock audit readme rooms d3rlpy cross-check coverage site
 
 help: ## this list
 	@echo "usage: make TARGET [ENV=$(ENV)] [SCALE=$(SCALE)] [PYTHON=python3.x]"
 	@echo
-	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 	@echo
 	@echo "The first target that needs it creates .venv and installs requirements.lock into it."
 
@@ -58,13 +58,18 @@ nightly: export SLATE_RL_ENVIRONMENTS = all
 nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
 	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py -n 2
 
-COVERAGE = PYTHONPATH=.venv/coverage $(BIN)/python -m coverage
+pythons: .venv/.ready ## the tests with each of PYTHONS="python3.12 python3.13", in fresh clones: rows in nbs/results/pythons.csv (half an hour each)
+	$(BIN)/python tests/pythons.py $(PYTHONS)
+
+# Processes that tests start are counted too: `sitecustomize` is what Python imports first.
+COVERAGE = env PYTHONPATH=$(CURDIR)/.venv/coverage $(BIN)/python -m coverage
 coverage: export OMP_NUM_THREADS = 1
-coverage: .venv/.ready ## which lines of the package the tests run: a row for each room in nbs/results/coverage.csv (an hour)
+coverage: .venv/.ready ## which lines of the package the tests run: a row for each room in nbs/results/coverage.csv (half an hour)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target .venv/coverage coverage==7.17.5
+	echo 'import coverage; coverage.process_startup()' > .venv/coverage/sitecustomize.py
 	$(COVERAGE) erase
-	for notebook in nbs/lib/*/*.ipynb nbs/studies/*.ipynb; do $(COVERAGE) run tests/cover.py $$notebook || exit 1; done
-	$(COVERAGE) run -m pytest --ignore tests/test_repository.py
+	printf '%s\n' nbs/lib/*/*.ipynb nbs/studies/*.ipynb | xargs -n 1 -P 2 $(COVERAGE) run tests/cover.py
+	$(COVERAGE) run -m pytest --ignore tests/test_repository.py -n 2 --dist loadfile
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) json --quiet -o .venv/coverage.json
 	$(BIN)/python tests/cover.py .venv/coverage.json nbs/results/coverage.csv
@@ -88,6 +93,7 @@ d3rlpy: .venv-d3rlpy/.ready ## the README's lines with d3rlpy, in an environment
 
 cross-check: export OMP_NUM_THREADS = 1
 cross-check: .venv-d3rlpy/.ready ## train d3rlpy's algorithms and ours on the dataset at DATA, and keep their rows (half an hour)
+	@test -f "$(DATA)" || { echo "DATA is no file: '$(DATA)'. Give a dataset: make cross-check DATA=outputs/quick/offline_datasets/....h5" >&2; exit 2; }
 	.venv-d3rlpy/bin/python -c "from offline_slate_rl.studies.cross_check import cross_check; cross_check('$(DATA)')"
 	$(BIN)/python -c "from offline_slate_rl.studies.cross_check import our_side; our_side('$(DATA)')"
 

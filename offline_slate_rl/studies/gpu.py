@@ -17,9 +17,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from matplotlib.figure import Figure
 
-from ..agents.sac_stack import StackedGRUScan, gru_scan_on
+from ..agents.sac_stack import gru_scan_on
 from ..core.errors import SlateRLError
 from ..core.files import write_text
+from ..core.kernels import GRUScan
 from ..core.params import Params, env_params, load_params, outputs_dir, registry, repo_dir, seeds
 from ..core.store import available_cores, one_thread
 from ..data.logged import log_trajectories
@@ -98,7 +99,7 @@ def scans_agree():
     def all_of(scan):
         states = scan.apply(x, weight, bias)
         return states.detach(), *torch.autograd.grad((weights*states).sum(), [x, weight, bias])
-    for mine, plain in zip(all_of(gru_scan_on(x.device)), all_of(StackedGRUScan)):
+    for mine, plain in zip(all_of(gru_scan_on(x.device)), all_of(GRUScan)):
         demand((mine - plain).norm() < 1e-5*plain.norm(), f"they differ by {(mine - plain).norm()/plain.norm():.1e}")
 
 @check
