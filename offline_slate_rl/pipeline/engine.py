@@ -178,12 +178,14 @@ def report_path(notebook: Path, given: Mapping, declared: Mapping[str, Parameter
     if len(suffix.encode()) > 100: suffix = f'_{short_hash(varied)}'
     return outputs_dir(run.get('scale')).joinpath('reports', *folders, f'{notebook.stem}{suffix}.ipynb')
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #d99f653f
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #3adcf0f3
 class ClientEngine(Engine):
     "As papermill's own, with `Client`."
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, log_output=False, stdout_file=None, stderr_file=None,
                                  start_timeout=60, execution_timeout=None, terminal=None, env=None, **kwargs):
+        # On a machine that is busy the end of a cell may be told long after its reply; nbclient waits four seconds.
+        kwargs['iopub_timeout'] = max(60, kwargs.get('iopub_timeout') or 0)
         # A kernel warns on the terminal, at each start, that it talks to this process over local TCP.
         client = Client(nb_man, kernel_name=kernel_name, log=logger, log_output=log_output, stdout_file=stdout_file,
                         stderr_file=stderr_file, startup_timeout=start_timeout, timeout=execution_timeout,
