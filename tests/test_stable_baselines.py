@@ -4,7 +4,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 import offline_slate_rl.world.gymnasium_env  # noqa: F401 (registers the names)
-from chain import dataset
+from chain import ENV
+from offline_slate_rl.data.loading import load_dataset
 from offline_slate_rl.training.latent_env import latent_spec
 
 STEPS = 128
@@ -36,7 +37,7 @@ def test_a_picture():
 
 def test_beliefs_and_latents(here):
     "In the spaces of a dataset, where actions are vectors."
-    spec = latent_spec(dataset('medium'))
+    spec = latent_spec(load_dataset(ENV, 'medium'))
     env = make_vec_env(lambda **options: spec.make(**options), n_envs=2, seed=0)
     agent = trained(env, 'MlpPolicy')
     assert agent.action_space.shape == agent.predict(env.reset())[0].shape[1:]
