@@ -56,7 +56,7 @@ nightly: export SLATE_RL_FUZZ = 2000
 nightly: export SLATE_RL_NIGHTLY = 1
 nightly: export SLATE_RL_ENVIRONMENTS = all
 nightly: check ## what takes too long for `make test`: 50 kills of each stage, 2,000 damaged files for each reader, a killed grid (two hours)
-	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py -n 2
+	$(BIN)/python -m pytest tests/test_stages.py tests/test_kernels.py tests/test_fuzz.py tests/test_environments.py tests/test_grid.py tests/test_examples.py -n 2
 
 pythons: .venv/.ready ## the tests with each of PYTHONS="python3.12 python3.13", in fresh clones: rows in nbs/results/pythons.csv (half an hour each)
 	$(BIN)/python tests/pythons.py $(PYTHONS)

@@ -60,8 +60,7 @@ def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]
     for cell in nb.cells:
         if _FOR_NBDEV.match(cell.source): continue
         if cell.cell_type == 'markdown':
-            text = re.sub(r'^-\s+skip_exec:.*\n?', '', cell.source, flags=re.M)
-            cell.source = linked(text, notebook, notebooks)
+            cell.source = linked(cell.source, notebook, notebooks)
         elif cell.source.startswith('#| export'):
             cells.append(nbformat.v4.new_markdown_cell(f'({cell_label(notebook, cell.id)})='))
             cell.source = cell.source.partition('\n')[2]
