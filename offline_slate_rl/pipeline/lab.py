@@ -6,7 +6,7 @@
 __all__ = ['copied', 'copy_notebooks', 'lab']
 
 # %% ../../nbs/lib/pipeline/116_lab.ipynb #e93033a5
-import os, re, sys
+import os, sys
 from pathlib import Path
 
 import nbformat
@@ -14,10 +14,9 @@ import nbformat
 from ..core.basics import outputs_dir
 from ..core.files import sha256_file
 from ..core.params import repo_dir
+from .readme import LINK
 
 # %% ../../nbs/lib/pipeline/116_lab.ipynb #ebbc2956
-_LINK = re.compile(r'(?<=\]\()(?![a-z]+:|[/#])[^)\s]+')  # neither an address, nor absolute, nor within the page
-
 def copied(source: Path, folder: Path):
     "A notebook as it stands in `folder`: the same cells, with links that work there."
     nb, home = nbformat.read(source, as_version=4), source.parent
@@ -26,7 +25,7 @@ def copied(source: Path, folder: Path):
         if '/' not in target and target.endswith('.ipynb'): return link[0]  # a copy of it lies beside this one
         return os.path.relpath(home/link[0], folder)
     for cell in nb.cells:
-        if cell.cell_type == 'markdown': cell.source = _LINK.sub(moved, cell.source)
+        if cell.cell_type == 'markdown': cell.source = LINK.sub(moved, cell.source)
     nb.metadata['copy_of'] = dict(name=source.name, sha256=sha256_file(source))
     return nb
 
