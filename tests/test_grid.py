@@ -90,10 +90,11 @@ def test_snakemake_plans_what_the_costs_are_of(copy):
 def test_on_a_gpu_all_trainings_of_an_agent_are_one_job(copy):
     bare = snakemake(copy, '-n', 'medium', '--config', f'envs={ENV},diffuse_mix', 'stacked=true', 'seeds=1,58407201')
     assert bare.returncode == 0, bare.stdout + bare.stderr
-    [line] = re.findall(r'slate-rl train-many .*', bare.stdout + bare.stderr)
-    many = f'slate-rl train-many --envs {ENV},diffuse_mix --seeds 1,58407201 --agent SAC+GeMS --scale tiny'
-    assert line == f'{many} --log'
-    assert [job for job in ran(bare) if job.startswith('train ')] == []
+    for command in 'pretrain-many', 'train-many':
+        [line] = re.findall(rf'slate-rl {command} .*', bare.stdout + bare.stderr)
+        many = f'slate-rl {command} --envs {ENV},diffuse_mix --seeds 1,58407201 --agent SAC+GeMS --scale tiny'
+        assert line == f'{many} --log'
+    assert [job for job in ran(bare) if job.startswith(('pretrain ', 'train '))] == []
     assert len([job for job in ran(bare) if job.startswith('inspect ')]) == 3  # one was inspected before
 
 
@@ -119,8 +120,9 @@ def test_trained_as_one_each_has_its_record_and_what_comes_after_goes_on(copy):
     process = grid(copy, *words)
     assert process.returncode == 0, process.stdout + process.stderr
     assert '3 wait for a person' in process.stdout and 'failed' not in process.stdout
-    records = [json.loads(path.read_bytes()) for path in (copy/'tiny'/'grid'/'train').glob('*.json')]
-    assert len(records) == 3 and all(record['line'].startswith('slate-rl train-many') for record in records)
+    for stage in 'pretrain', 'train':
+        records = [json.loads(path.read_bytes()) for path in (copy/'tiny'/'grid'/stage).glob('*.json')]
+        assert len(records) == 3 and all(record['line'].startswith(f'slate-rl {stage}-many') for record in records)
     [log] = (copy/'tiny'/'grid'/'train').glob('*.log')
     assert '3 trainings of SAC+GeMS' in log.read_text()
     assert 'Everything that can be done is done.' in grid(copy, *words).stdout

@@ -57,7 +57,8 @@ def test_a_wrong_seed_on_the_line(elsewhere):
 
 # what every command with an option for a seed needs beside it
 NEEDED = {'demo': [ENV], 'status': [ENV], 'approve': [ENV, 'medium'], 'mix': [ENV, 'random=0.5', 'medium=0.5'],
-          'train-many': ['--envs', ENV], 'stage': ['pretrain', ENV], 'grid': ['random']}
+          'pretrain-many': ['--envs', ENV], 'train-many': ['--envs', ENV], 'stage': ['pretrain', ENV],
+          'grid': ['random']}
 SEED_OPTIONS = [(command, name) for command, (_, arguments, _) in cli.COMMANDS.items()
                 for names, _ in arguments for name in names if 'seed' in name]
 

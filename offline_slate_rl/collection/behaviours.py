@@ -50,7 +50,7 @@ def _checkpoint(params: Params, name_or_path: str) -> Artifact:
                            f"{params.env.label} is asked.")
     return artifact
 
-# %% ../../nbs/lib/collection/70_behaviours.ipynb #974b5f4e
+# %% ../../nbs/lib/collection/70_behaviours.ipynb #00ed1f7b
 LOGGING_EPSILON = 0.5  # of the epsilon-greedy oracle, as in the published logs
 NO_POLICY = 'it was played by a training, whose policy changed while it learnt'
 
@@ -77,19 +77,19 @@ class Behaviour:
         "How it plays, in words."
         return playing(self.deterministic, self.epsilon, self.noise)
 
-    def policy(self) -> Policy:
-        "The policy, ready to play: what worker processes call."
-        if self.name == 'agent': return self._agent_policy()
+    def policy(self, device: str = 'cpu') -> Policy:
+        "The policy, ready to play: what worker processes call. What has no parameters always plays on the CPU."
+        if self.name == 'agent': return self._agent_policy(device)
         if self.name == 'replay': raise MissingError(NO_POLICY)
         if self.name == 'random' and self.ranker:
-            return RandomLatents(load_ranker(self.env, self.ranker, self.source))
+            return RandomLatents(load_ranker(self.env, self.ranker, self.source).to(device))
         if self.name == 'epsilon-greedy-oracle': return EpsilonGreedyOracle(self.env.num_items, LOGGING_EPSILON)
         if self.name == 'short-term-oracle': return ShortTermOracle()
         if self.name == 'spreading-oracle': return SpreadingOracle()
         return RandomSlates(self.env.num_items)
 
-    def _agent_policy(self) -> Policy:
-        policy = load_agent(load_artifact(self.checkpoint.path, 'checkpoint')).policy()
+    def _agent_policy(self, device: str) -> Policy:
+        policy = load_agent(load_artifact(self.checkpoint.path, 'checkpoint')).to(device).policy()
         policy.name = self.checkpoint.recipe['agent_name']
         for key in policy.explores: setattr(policy, key, getattr(self, key))
         return policy

@@ -6,7 +6,7 @@
 __all__ = ['APPROVALS', 'met_users', 'dataset_name', 'dataset_path', 'planned_dataset', 'dataset_recipe', 'collecting',
            'collect_dataset', 'verify_command', 'collection_params']
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #25f102b2
+# %% ../../nbs/lib/collection/73_collect.ipynb #32322d2b
 import shlex
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..core.basics import expanded
 from ..core.errors import SlateRLError, nearest
 from ..core.files import fitting
 from ..core.params import Params, load_params
-from ..core.store import (Artifact, made_or_reused, matching, one_thread, provenance, save_artifact,
-                                         stage_log)
+from ..core.store import (Artifact, made_or_reused, matching, one_thread, pick_device, provenance,
+                                         save_artifact, stage_log)
 from ..data.buffer import Seen, seen_blocks, steps_of
 from ..data.collecting import check_request, collect, play_shard
 from ..data.datasets import user_ids, write_dataset
@@ -36,7 +36,7 @@ def met_users(params: Params, quality: str, behaviour: Behaviour) -> dict:
     seen = behaviour.seen.last(most)
     return seen.users | dict(num_trajectories=len(seen))
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #20c79bb6
+# %% ../../nbs/lib/collection/73_collect.ipynb #6627e80d
 def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_checkpoint: str = '') -> str:
     "Name of a dataset's file."
     usual, collection = load_params(params.env.name, scale=params.scale), params.collection
@@ -55,7 +55,7 @@ def dataset_name(params: Params, quality: str, behaviour: Behaviour, model_check
         if params.seed != usual.seed: unusual['agent_seed'] = params.seed
     for key in ('epsilon', 'noise'):
         if (value := getattr(collection, key)) != getattr(usual.collection, key): unusual[key] = value
-    in_words = [f'collection.{key}' for key in ('num_trajectories', 'workers', 'epsilon', 'noise')]
+    in_words = [f'collection.{key}' for key in ('num_trajectories', 'workers', 'device', 'epsilon', 'noise')]
     variant = params.variant('agent', 'gems', 'mf', 'click_model', 'logged', 'collection', but=in_words)
     suffix = ''.join(f'_{key}-{value}' for key, value in unusual.items())
     number = met_users(params, quality, behaviour)['num_trajectories']
@@ -86,16 +86,18 @@ def dataset_recipe(params: Params, quality: str, behaviour: Behaviour, of: Descr
                 **met_users(params, quality, behaviour), block_size=params.collection.block_size,
                 privileged=of.privileged, inputs=of.inputs)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #a2785064
+# %% ../../nbs/lib/collection/73_collect.ipynb #85936ceb
 def collecting(path: Path, params: Params, quality: str, behaviour: Behaviour, recipe: dict,
                recorded: dict) -> Callable[[], Artifact]:
     "What makes a dataset of this recipe."
     env, collection = params.env, params.collection
     attributes = dict(env=env.label, quality=quality)
     if behaviour.seen is not None: return partial(_complete, path, params, behaviour, recipe, recorded, attributes)
-    return partial(collect, path, env, behaviour.policy, recipe['num_trajectories'], recipe['seed'], recipe['users'],
-                   'dataset', recipe, recorded, collection.block_size, collection.workers, behaviour.deterministic,
-                   oracle=True, attributes=attributes)
+    device = recorded['device']
+    workers = collection.workers if device == 'cpu' else 1  # a GPU plays more users at once, not more processes
+    return partial(collect, path, env, partial(behaviour.policy, device), recipe['num_trajectories'], recipe['seed'],
+                   recipe['users'], 'dataset', recipe, recorded, collection.block_size, workers,
+                   behaviour.deterministic, oracle=True, attributes=attributes)
 
 def _complete(path: Path, params: Params, behaviour: Behaviour, recipe: dict, recorded: dict,
               attributes: dict) -> Artifact:
@@ -110,7 +112,7 @@ def _complete(path: Path, params: Params, behaviour: Behaviour, recipe: dict, re
         write_dataset(temporary, seen_blocks(seen, params.env, encoder, size), number, attributes, dict(user_ids=users))
     return save_artifact(path, write, 'dataset', recipe, recorded)
 
-# %% ../../nbs/lib/collection/73_collect.ipynb #ad2b7a39
+# %% ../../nbs/lib/collection/73_collect.ipynb #868af43f
 APPROVALS = 'required', 'auto'
 
 @one_thread()
@@ -134,7 +136,9 @@ def collect_dataset(params: Params, quality: str,
     check_request(path, params.env, recipe['num_trajectories'], recipe['block_size'], collection.workers)
     command = collect_command(params.env.name, quality, params.scale, params.agent_name, params.seed, params.overrides,
                               behaviour=behaviour, model_checkpoint=model_checkpoint, output_path=output_path)
-    recorded = provenance(command, params=params.model_dump(), workers=collection.workers, approval=approved)
+    device = pick_device(collection.device, 'collection.device').type
+    recorded = provenance(command, params=params.model_dump(), workers=collection.workers, device=device,
+                          approval=approved)
     if scores is not None: recorded['scores'] = {step: round(score, 2) for step, score in scores.score.items()}
     make = collecting(path, params, quality, plays, recipe, recorded)
     log = params.log_name(f'30_collect_{quality}', 'collection', behaviour=behaviour, model_checkpoint=model_checkpoint,

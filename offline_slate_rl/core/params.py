@@ -149,7 +149,7 @@ class AgentParams(Strict):
     capacity: Count
     batch_size: Count
 
-# %% ../../nbs/lib/core/09_params.ipynb #246f7ba8
+# %% ../../nbs/lib/core/09_params.ipynb #0a345799
 class SwanLabParams(Strict):
     mode: Literal['local', 'offline', 'cloud', 'disabled']
     project: str
@@ -180,11 +180,12 @@ class CollectionParams(Strict):
     block_size: Count
     seed: Seed
     workers: Amount
+    device: Literal['auto', 'cpu', 'cuda']
     deterministic: bool
     epsilon: Share
     noise: NonNegative
 
-# %% ../../nbs/lib/core/09_params.ipynb #60c9fec6
+# %% ../../nbs/lib/core/09_params.ipynb #24e246a8
 class Params(Strict):
     "Everything a run depends on. `overrides` keeps the dotted keys that differ from the files."
     agent_name: str
@@ -221,10 +222,10 @@ class Params(Strict):
     def log_name(self, stage: str, *sections: str, **more) -> str:
         "What a run's log of a stage is called: the stage, and what of the `sections` and of `more` is not the usual."
         sections = 'agent', 'gems', 'mf', 'click_model', 'logged', 'collection.block_size', *sections
-        made = self.variant(*sections, but=('collection.workers',))
         of_run = [self.agent_name]*(self.agent_name != USUAL_AGENT) + [f'seed{self.seed}']*(self.seed != seeds()[0])
         more = {name: value for name, value in more.items() if value not in (None, '')}
-        return '_'.join([stage, *of_run, *([short_hash(more)] if more else [])]) + made
+        name = '_'.join([stage, *of_run, *([short_hash(more)] if more else [])])
+        return name + self.variant(*sections, but=('collection.workers', 'collection.device'))
 
     def arguments(self) -> str:
         "The papermill arguments that ask for these parameters again."
@@ -341,14 +342,13 @@ def parsed_overrides(overrides: dict|str|None) -> dict:
         raise SlateRLError("overrides: env.name names the environment in the registry; give another one as env.")
     return given
 
-# %% ../../nbs/lib/core/09_params.ipynb #5d842639
+# %% ../../nbs/lib/core/09_params.ipynb #05ba29b0
 def agent_values(name: str) -> dict:
     "An agent's parameters. A variant names its `base` and states, by dotted keys, what it changes."
     folder = 'offline' if name in agents('offline') else 'agents'
     if name not in agents(folder): raise SlateRLError(f"Unknown agent '{name}'. {nearest(name, agents())}")
     changes = dict(params_file(f'{folder}/{name}.yaml'))
-    base = changes.pop('base', None)
-    if not base: return changes
+    if not (base := changes.pop('base', None)): return changes
     values = copy.deepcopy(agent_values(base))
     for key, value in changes.items(): _set(values, key, value, f'params/{folder}/{name}.yaml')
     return values

@@ -273,7 +273,7 @@ def freed_memory_kept():
     try: yield
     finally: keep_freed_memory(False)
 
-# %% ../../nbs/lib/core/07_store.ipynb #cac8368e
+# %% ../../nbs/lib/core/07_store.ipynb #79e0f9cb
 def available_cores() -> int:
     "Cores that this process may use: no more than `PYTHON_CPU_COUNT`, which Python itself reads since 3.13."
     if hasattr(os, 'process_cpu_count'): cores = os.process_cpu_count()  # since Python 3.13
@@ -302,11 +302,11 @@ def _quota(folder: Path) -> float:
         if int(quota) > 0: return int(quota)/int(period)
     return math.inf
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, key: str = 'training.device') -> torch.device:
     "`cpu`, `cuda`, or with `auto` CUDA where there is one."
     if name == 'cuda' and not torch.cuda.is_available():
-        raise SlateRLError(f"training.device is cuda, and torch {torch.__version__} sees no CUDA device. "
-                           "Use training.device: auto or cpu, or install a CUDA build of torch and its driver.")
+        raise SlateRLError(f"{key} is cuda, and torch {torch.__version__} sees no CUDA device. "
+                           f"Use {key}: auto or cpu, or install a CUDA build of torch and its driver.")
     if name == 'cpu' or not torch.cuda.is_available(): return torch.device('cpu')
     tell(device=torch.cuda.get_device_name())
     return torch.device('cuda')

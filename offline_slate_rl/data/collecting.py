@@ -27,7 +27,7 @@ from ..play.episodes import Episodes, Policy, rollout
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #da978599
+# %% ../../nbs/lib/data/31_collecting.ipynb #2bbe98e0
 @dataclass(frozen=True)
 class Collection:
     "Episodes to be played, cut into blocks: each block becomes a file in `folder`."
@@ -51,7 +51,8 @@ class Collection:
 
     def players(self) -> tuple[TopicRec, Policy]:
         "A simulator of one block, and the policy."
-        return TopicRec(self.env, item_table(self.env), self.block_size), self.make_policy()
+        policy = self.make_policy()
+        return TopicRec(self.env, item_table(self.env), self.block_size, device=policy.device), policy
 
     def play(self, block: int, simulator: TopicRec, policy: Policy):
         "Play a block into its file."
@@ -80,11 +81,12 @@ class Collection:
         for block in range(self.num_blocks):
             yield self.whole_block(block)[:self.num_trajectories - block*self.block_size]
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #9b7e39a5
-def _begin(collection: Collection, recipe: dict):
-    "Make the folder of the blocks; blocks of another collection go."
-    shape = dict(recipe=recipe, seed=collection.seed, purpose=collection.purpose, block_size=collection.block_size,
-                 deterministic=collection.deterministic, oracle=collection.oracle)
+# %% ../../nbs/lib/data/31_collecting.ipynb #0786da81
+def _begin(collection: Collection, recipe: dict, provenance: dict):
+    "Make the folder of the blocks; blocks of another collection, or of another device, go."
+    shape = dict(recipe=recipe, device=provenance.get('device', 'cpu'), seed=collection.seed,
+                 purpose=collection.purpose, block_size=collection.block_size, deterministic=collection.deterministic,
+                 oracle=collection.oracle)
     text, written = json.dumps(shape, sort_keys=True), collection.folder/'recipe.json'
     if written.is_file() and written.read_bytes() == text.encode(): return
     shutil.rmtree(collection.folder, ignore_errors=True)
@@ -168,7 +170,7 @@ def check_request(path: Path, env: EnvParams, num_trajectories: int, block_size:
                            f"at most {LONGEST} were expected.")
     if path.is_dir(): raise SlateRLError(f"{path} is a folder; the path of a file was expected.")
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #a9c53e36
+# %% ../../nbs/lib/data/31_collecting.ipynb #83d93809
 def _blocks_folder(path: Path) -> Path: return path.with_name(f'.{fitting(path.name, 100)}.blocks')
 
 def collect(path: Path, env: EnvParams,
@@ -191,13 +193,13 @@ def collect(path: Path, env: EnvParams,
     def write(temporary):
         write_dataset(temporary, collection.blocks(), num_trajectories, attributes, dict(user_ids=users))
     with one_writer(path), writing(path):
-        _begin(collection, recipe)
+        _begin(collection, recipe, provenance)
         _play(collection, workers, 'Collecting')
         artifact = save_artifact(path, write, kind, recipe, provenance)
         shutil.rmtree(collection.folder)
     return artifact
 
-# %% ../../nbs/lib/data/31_collecting.ipynb #fa17fb9a
+# %% ../../nbs/lib/data/31_collecting.ipynb #b7fcf2c7
 def play_shard(shard: tuple[int, int],  # (k, n): the k-th of n parts, from 1
                path: Path, env: EnvParams, make_policy: Callable[[], Policy], num_trajectories: int, seed: int,
                purpose: str, kind: str, recipe: dict, provenance: dict, block_size: int = 100, workers: int = 1,
@@ -210,6 +212,6 @@ def play_shard(shard: tuple[int, int],  # (k, n): the k-th of n parts, from 1
     collection = Collection(folder, env, make_policy, num_trajectories, block_size, checked_seed(seed), purpose,
                             deterministic, oracle, shard)
     with writing(path):
-        with one_writer(folder): _begin(collection, recipe)
+        with one_writer(folder): _begin(collection, recipe, provenance)
         _play(collection, workers, f'Collecting part {shard[0]} of {shard[1]}')
     return len(range(shard[0] - 1, collection.num_blocks, shard[1]))

@@ -230,7 +230,7 @@ for _algorithm in agents('offline'):
 measurement('train.sac_wknn.update_mb', 'MB', 'the most memory that updates of SAC+WkNN add to a process')(
     partial(update_megabytes, 'SAC+WkNN-mf'))
 
-# %% ../../nbs/lib/pipeline/110_bench.ipynb #301fd3d9
+# %% ../../nbs/lib/pipeline/110_bench.ipynb #5d7216b6
 def _slates(n: int) -> tuple[Tensor, Tensor]:
     "Random slates, clicked now and then: GeMS's speed does not depend on what is in them."
     generator = torch.Generator().manual_seed(0)
@@ -241,13 +241,13 @@ def _slates(n: int) -> tuple[Tensor, Tensor]:
 def gems_slates_per_s(batches: int = 300) -> float:
     "Slates that GeMS's training loop takes in a second."
     from offline_slate_rl.core.lightning import run_lightning
-    from offline_slate_rl.rankers.gems_training import GeMSTraining, SlateBatches
+    from offline_slate_rl.rankers.gems_training import GeMSFit, GeMSTraining, SlateBatches
     params, watch = untrained()[0], clock()
     size = params.gems.batch_size
     train, val = SlateBatches(*_slates(batches*size), size, 0), SlateBatches(*_slates(size), 1000)
     with tempfile.TemporaryDirectory() as folder:
-        resume = Path(folder)/'resume'
-        loop = GeMSTraining(GeMS(params.env, params.gems), 0, train, val, resume, lambda *_: None)
+        fit = GeMSFit(GeMS(params.env, params.gems), 0, train, val, lambda *_: None)
+        loop = GeMSTraining(fit, Path(folder)/'resume')
         run_lightning(loop, max_epochs=1, accelerator='cpu', callbacks=[watch])
     return size/fastest_window(watch.ends, 20)
 

@@ -7,7 +7,7 @@ __all__ = ['HEARTBEAT', 'SILENT', 'identity', 'old_pretraining', 'old', 'said_to
            'plan_table', 'keep_plan', 'seconds_left', 'progress', 'asked_of_a_person', 'plan_text', 'snakemake_line',
            'run_grid']
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #3faab987
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #ac29a024
 import contextlib, importlib.util, os, platform, resource, subprocess, sys, threading, time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -25,8 +25,8 @@ from ..core.store import artifacts, available_cores, differences, load_artifact
 from ..data.datasets import Dataset
 from ..data.logged import logged_path, logged_recipe
 from .engine import NotebookFailed, run_notebook
-from .grid import (Grid, Job, artifact_there, chain, content_of, cost, goals, mixtures, needs,
-                                            stacked_seconds, waiting)
+from .grid import (AS_ONE, Grid, Job, artifact_there, chain, content_of, cost, goals,
+                                            mixtures, needs, stacked_seconds, waiting)
 from ..rankers.click_model import click_model_path, click_model_recipe
 from ..rankers.gems import gems_path, gems_recipe
 from ..rankers.mf import mf_path, mf_recipe
@@ -276,7 +276,7 @@ def plan_table(jobs: list[Job]):
     return pd.DataFrame({'jobs': sums.jobs.astype(int), 'core hours': (sums.hours/3600).round(2),
                          'GB': (sums.disk/1000).round(2), 'memory of one, GB': (sums.memory/1000).round(1)})
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #f2dd9625
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #58ca7f84
 def keep_plan(grid: Grid, targets: list[str], cores: int):
     "Note what a controller was asked, for whoever wants to know how far it is."
     write_json(grid.folder/'plan.json', dict(config=grid.config, targets=targets, cores=cores, began=time.time()))
@@ -288,10 +288,11 @@ def seconds_left(grid: Grid, jobs: dict[Job, str], cores: int, began: float) -> 
     done = [(record['seconds'], seconds) for record, seconds in done if 'core_seconds' in record]
     spent, expected = map(sum, zip(*done)) if done else (1., 1.)
     left = {job: spent/expected*cost(job)['seconds'] for job, its in jobs.items() if its in ('', 'running', 'silent')}
-    if grid.stacked and (trainings := [job for job in left if job.stage == 'train']):
-        of_all = stacked_seconds(trainings)
-        for job in trainings: del left[job]
-        left[max(trainings, key=lambda job: jobs[job] == 'running')] = of_all
+    for stage in AS_ONE if grid.stacked else ():
+        if trainings := [job for job in left if job.stage == stage]:
+            of_all = stacked_seconds(trainings)
+            for job in trainings: del left[job]
+            left[max(trainings, key=lambda job: jobs[job] == 'running')] = of_all
     for job in left:
         if jobs[job] == 'running':
             left[job] = max(0., left[job] - (time.time() - content_of(_beside(job, 'now')).get('began', time.time())))
@@ -334,15 +335,17 @@ def asked_of_a_person(waits: list[Job]) -> list[str]:
                   f"    approve  {approve_command(job.params, job.quality)}"]
     return lines
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #bf4e3bd6
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #3535ec57
 def plan_text(grid: Grid, targets: list[str]) -> str:
     "What is to be done, what it costs, what is old and why."
     jobs = to_do(grid, targets)
     lines = [plan_table(list(jobs)).to_string() if jobs else 'Everything that can be done is done.']
     if jobs and grid.scale not in params_file('costs.yaml'):
         lines.append(f"Costs at scale {grid.scale} are extrapolated: params/costs.yaml holds what was measured.")
-    if grid.stacked and (trainings := [job for job in jobs if job.stage == 'train']):
-        lines.append(f"On a GPU the trainings together take about {stacked_seconds(trainings)/60:.0f} min.")
+    for stage in AS_ONE if grid.stacked else ():
+        if trainings := [job for job in jobs if job.stage == stage]:
+            minutes = stacked_seconds(trainings)/60
+            lines.append(f"On a GPU, {stage} of {len(trainings)} as one takes about {minutes:.0f} min.")
     lines += [f'old: {job.stage} {job.name}: {"; ".join(why[:4])}' for job, why in jobs.items() if why]
     return '\n'.join(lines)
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'PUBLISHED', 'CHECKS', 'ROWS', 'of_gpu', 'pretrained', 'check', 'demand', 'worlds_agree', 'members_on',
-           'forty_steps', 'scans_agree', 'stacks_agree', 'players_agree', 'trains_and_goes_on', 'timed', 'row',
-           'single', 'stack_rows', 'stack_of_6', 'stack_of_60', 'whole', 'pretraining', 'collection', 'simulator',
-           'gpu', 'kept_rows', 'plot_stacks']
+           'forty_steps', 'scans_agree', 'stacks_agree', 'players_agree', 'gems_fits', 'gems_agree',
+           'collections_agree', 'trains_and_goes_on', 'timed', 'row', 'single', 'stack_rows', 'stack_of_6',
+           'stack_of_60', 'whole', 'pretraining', 'pretraining_of_60', 'collection', 'simulator', 'gpu', 'kept_rows',
+           'plot_stacks']
 
-# %% ../../nbs/studies/111_gpu.ipynb #d6bb5cc2
+# %% ../../nbs/studies/111_gpu.ipynb #5cbe499f
 import json, os, tempfile, time
 from collections.abc import Callable
 from functools import partial
@@ -18,19 +19,24 @@ import matplotlib.pyplot as plt, pandas as pd, torch
 from matplotlib.figure import Figure
 
 from ..agents.sac_stack import gru_scan_on
+from ..core.basics import progress_bar
 from ..core.errors import SlateRLError
 from ..core.files import write_text
 from ..core.kernels import GRUScan
+from ..core.lightning import run_lightning
 from ..core.params import Params, env_params, load_params, outputs_dir, registry, repo_dir, seeds
+from ..core.stacking import Recorded
 from ..core.store import available_cores, one_thread
+from ..data.datasets import Dataset
 from ..data.logged import log_trajectories
 from ..play.episodes import rollout
 from ..rankers.gems import GeMS, gems_losses
-from ..rankers.gems_training import pretrain_gems
+from ..rankers.gems_stack import Feed, GeMSStack, fit_stack
+from ..rankers.gems_training import GeMSFit, GeMSTraining, new_fit, pretrain_gems
 from ..training.checkpoints import Run, load_policy, untrained_agent
 from ..training.loop import Loop
 from ..training.online import SimulatorSource, train
-from ..training.stacks import Member, Recorded, Stack, published, train_many
+from ..training.stacks import Member, Stack, published, train_many
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 from ..world.world_stack import WorldStack, draw_rows
@@ -51,7 +57,7 @@ def pretrained():
         params = of_gpu(env, seeds()[:1][0])
         pretrain_gems(params, log_trajectories(params))
 
-# %% ../../nbs/studies/111_gpu.ipynb #2a7ff4f7
+# %% ../../nbs/studies/111_gpu.ipynb #7886d6c4
 CHECKS, ROWS = {}, {}
 
 def check(function: Callable) -> Callable:
@@ -123,6 +129,40 @@ def players_agree():
         demand(same > .9, f"{same:.0%} of the users saw the same slates")
         member.agent.to('cuda')
 
+def gems_fits(device: str, of_each: int = 1) -> list[GeMSFit]:
+    "Untrained GeMS of the published environments; those of one environment share its slates."
+    fits = []
+    for env in PUBLISHED:
+        its = [of_gpu(env, 1, **{'training.device': device, 'gems.ranker_seed': seed}) for seed in range(of_each)]
+        episodes = Dataset(log_trajectories(its[0])).episodes()
+        of_env = [new_fit(params, episodes, None, lambda *_: None) for params in its]
+        for fit in of_env[1:]: fit.train.slates, fit.train.clicks = of_env[0].train.slates, of_env[0].train.clicks
+        fits += of_env
+    return fits
+
+@check
+def gems_agree():
+    "six GeMS as one learn what each learns alone, on the CPU"
+    def losses(fit: GeMSFit): return [row[part]['loss'] for row in fit.history for part in ('train', 'val')]
+    with tempfile.TemporaryDirectory() as folder:
+        alone, stacked = gems_fits('cpu'), gems_fits('cuda')
+        fit_stack(stacked, Path(folder)/'stack')
+        for number, (one, its) in enumerate(zip(alone[:2], stacked)):
+            run_lightning(GeMSTraining(one, Path(folder)/f'{number}'), max_epochs=1, accelerator='cpu')
+            difference = max(abs(a - b)/a for a, b in zip(losses(one), losses(its)))
+            demand(difference < .01, f"losses {losses(its)}, {losses(one)}")
+
+@check
+def collections_agree():
+    "a policy collects on the GPU what it collects on the CPU, but for ties"
+    agent, params = untrained_agent(of_gpu(PUBLISHED[0], 1))[0], of_gpu(PUBLISHED[0], 1)
+    def slates(device):
+        policy = agent.to(device).policy()
+        world = TopicRec(params.env, item_table(params.env), 50, device=policy.device)
+        return rollout(world, policy, 50, 1, 'dataset/medium', oracle=True).slates
+    same = (slates('cpu') == slates('cuda')).flatten(1).all(1).float().mean()
+    demand(same > .9, f"{same:.0%} of the users saw the same slates")
+
 @check
 def trains_and_goes_on():
     "a stack and a single training leave checkpoints, and go on from them"
@@ -140,7 +180,7 @@ def trains_and_goes_on():
         demand(done.checkpoints['step60'].provenance['device'] == 'cuda', "the device is not recorded")
         load_policy(done.checkpoints['step60'])
 
-# %% ../../nbs/studies/111_gpu.ipynb #a98f4bb9
+# %% ../../nbs/studies/111_gpu.ipynb #9de60de1
 def timed(work: Callable, times: int = 5) -> float:
     "Seconds of one call, after a first one that does not count."
     work()
@@ -222,6 +262,16 @@ def pretraining():
         gems_losses(gems, slates, clicks, noise)['loss'].backward()
         optimizer.step()
     yield 'pretrain.gems.slates_per_s', n/timed(step, 100), f'slates/s, one GeMS, batches of {n}'
+
+@row
+def pretraining_of_60():
+    fits, paper = gems_fits('cuda', 10), load_params(PUBLISHED[0], scale='paper')
+    stack, feed = GeMSStack(fits), Feed(fits)
+    bar = progress_bar('GeMS', 0, 'batch', shown=False)
+    rate = len(fits)*feed.rows/timed(partial(stack.epoch, feed, bar), 2)
+    trained = paper.logged.num_trajectories*(1 - paper.gems.train_val_split)*paper.env.episode_length
+    yield 'pretrain.gems_60.slates_per_s', rate, 'slates/s, 60 GeMS as one, validation included'
+    yield 'pretrain.gems_60.minutes', len(fits)*trained*paper.gems.epochs/rate/60, 'min for 60 GeMS at scale paper'
 
 @row
 def collection():
