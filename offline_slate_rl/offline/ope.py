@@ -6,7 +6,7 @@
 __all__ = ['TARGETS', 'BATCH', 'HIDDEN', 'LR', 'UPDATES', 'FOLLOWS', 'ITEM_DIM', 'DRAWS', 'LEFT', 'CHUNK', 'TOLD', 'Target',
            'RandomLatentsTarget', 'RandomSlatesTarget', 'LatentTarget', 'SoftMaxTarget', 'OfflineTarget', 'target_of',
            'Critic', 'fitted', 'fit_q', 'values_of', 'Model', 'fit_model', 'returns_in', 'turns_of', 'check_spaces',
-           'Seen', 'seen_by', 'log_ratios', 'logged_by', 'evaluate_offline', 'true_value', 'with_truth']
+           'Observed', 'seen_by', 'log_ratios', 'logged_by', 'evaluate_offline', 'true_value', 'with_truth']
 
 # %% ../../nbs/lib/offline/87_ope.ipynb #b14e55ae
 import copy, math
@@ -239,21 +239,21 @@ def check_spaces(dataset: Dataset, target: Target):
     raise SlateRLError(f"The policy '{name}' acts on latents of another ranker than the {asked['name']} that decoded "
                        f"those of {dataset.path.name}. Give a policy that was trained with the dataset's ranker.")
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #0013edd0
+# %% ../../nbs/lib/offline/87_ope.ipynb #4871f1c0
 CHUNK = 250  # episodes that are encoded at a time
 
-class Seen(NamedTuple):
+class Observed(NamedTuple):
     "Logged episodes as the target policy sees them."
     states: Tensor|None     # (n, H+1, state_dim); None where neither it nor the dataset has beliefs
     actions: Tensor         # (n, H, ...) latents as they are, or slates
     rewards: Tensor         # (n, H)
     log_probs: Tensor|None  # (n, H) of the behaviour
 
-    def part(self, rows, turns: int|None = None) -> 'Seen':
+    def part(self, rows, turns: int|None = None) -> 'Observed':
         "Some episodes, as far as some turn."
         states = None if self.states is None else self.states[rows, :None if turns is None else turns + 1]
         log_probs = None if self.log_probs is None else self.log_probs[rows, :turns]
-        return Seen(states, self.actions[rows, :turns], self.rewards[rows, :turns], log_probs)
+        return Observed(states, self.actions[rows, :turns], self.rewards[rows, :turns], log_probs)
 
     @property
     def moves(self) -> Transitions:
@@ -261,7 +261,7 @@ class Seen(NamedTuple):
         return Transitions(*(part.flatten(0, 1) for part in parts))
 
 @torch.no_grad()
-def seen_by(target: Target, dataset: Dataset, n: int) -> Seen:
+def seen_by(target: Target, dataset: Dataset, n: int) -> Observed:
     "The first n episodes of a dataset."
     played, encoder = dataset.episodes(0, n), target.policy.encoder
     states = played.beliefs
@@ -269,11 +269,11 @@ def seen_by(target: Target, dataset: Dataset, n: int) -> Seen:
         chunks = zip(played.slates.split(CHUNK), played.clicks.split(CHUNK))
         states = torch.cat([encoder(slates, clicks) for slates, clicks in chunks])
     actions = played.slates[:, 1:].long() if target.on_slates else played.latents
-    return Seen(states, actions, played.rewards, played.log_probs)
+    return Observed(states, actions, played.rewards, played.log_probs)
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #8870e860
+# %% ../../nbs/lib/offline/87_ope.ipynb #6d98732d
 @torch.no_grad()
-def log_ratios(seen: Seen, target: Target, dataset: Dataset) -> np.ndarray:  # (n, T)
+def log_ratios(seen: Observed, target: Target, dataset: Dataset) -> np.ndarray:  # (n, T)
     "Log of how much likelier than the behaviour the target policy was to do what was done."
     without = "Ask for estimators=('dm', 'model'), which need no density."
     if seen.log_probs is None:

@@ -148,7 +148,7 @@ def _line(command: str, params, scale: str) -> str:
     given = shell_options(agent=params.agent_name, seed=params.seed, scale=scale, overrides=overrides)
     return f'slate-rl {command} {params.env.name} {given}'
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #acc31f31
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #aafc491a
 MANY = (argument('--envs', required=True, help="names with commas between, 'published' (six) or 'all' (twelve)"),
         argument('--seeds', required=True,
                  help="how many of params/seeds.yaml, or seeds with commas between: '10', '1,2,3'; one alone: '7,'"),
@@ -159,7 +159,7 @@ MANY = (argument('--envs', required=True, help="names with commas between, 'publ
 
 def _of_many(args, stage: str, make: Callable) -> list:
     "What `make` returns for the parameters of many runs."
-    from offline_slate_rl.training.stacks import many_command, many_params
+    from offline_slate_rl.core.sets import many_command, many_params
     all_params = _typed(many_params, args.envs, args.seeds, args.agent, args.scale, args.variants)
     if args.log and args.variants: raise Mistyped("--log is for jobs of the grid, and those have no --variants.")
     def run() -> list: return make(all_params, args.force)

@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'QUALITIES', 'TARGETS', 'FIGURES', 'AS_ONE', 'Job', 'make_j
            'target_jobs', 'artifact_there', 'is_approved', 'goals', 'waiting', 'kind', 'work', 'cost', 'content_of',
            'measured', 'keep_costs', 'stacked_seconds', 'Rules']
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #8fe63a36
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #5abd9ceb
 import json, re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from ..core.files import write_text
 from ..core.manifests import manifest_path
 from ..core.params import (USUAL_AGENT, Params, agents, default_scale, load_params, outputs_dir,
                                           params_file, registry, repo_dir, seeds)
+from ..core.sets import many_command
 from ..core.store import Artifact, load_artifact
 from ..data.logged import logged_path
 from .engine import notebook_parameters, notebooks_dir, report_path
@@ -317,7 +318,7 @@ def stacked_seconds(trainings: list[Job]) -> float:
     "How long a GPU takes for all of them as one."
     return max(cost(job)['seconds'] for job in trainings)*(0.1 + len(trainings)/100)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #94383c68
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #f8c48b53
 class Rules:
     "What the Snakefile asks."
     def __init__(self, grid: Grid):
@@ -361,7 +362,6 @@ class Rules:
 
     def many(self, jobs: dict[str, Job], command: str) -> str:
         "The line that does jobs as one: `pretrain-many` or `train-many`."
-        from offline_slate_rl.training.stacks import many_command
         return many_command([job.params for job in jobs.values()], command) + ' --log'
 
     def resources_of_many(self, jobs: dict[str, Job]) -> dict:

@@ -258,7 +258,7 @@ def plot_over_time(rows: dict[str, dict],  # measures by row of a table of polic
     for ax in shown.axes: names_above(ax, 2)
     return shown
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #61e158ad
+# %% ../../nbs/lib/pipeline/93_report.ipynb #5296e251
 def _map(ax: Axes, values, first_turn: int, rows: tuple[float, float], **options):
     "A heat map of `values` (rows, turns), the first turn at `first_turn`, `rows` from top to bottom."
     turns = first_turn - .5, first_turn + values.shape[1] - .5
@@ -281,7 +281,7 @@ def plot_episode(episodes: Episodes, env: EnvParams, which: int = 0) -> Figure:
     user.plot(turn + 1, topic, 'r|', ms=5)
     user.set(ylabel="user's topics (red: bored)")
     clicks.bar(range(1, len(shown) + 1), episodes.rewards[which], width=1)
-    clicks.set(xlabel='turn', ylabel='clicks')
+    clicks.set(xlabel='turn', ylabel='clicks', ylim=(0, env.slate_size), yticks=range(0, env.slate_size + 1, 5))
     return fig
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #d86a339c

@@ -6,7 +6,7 @@
 __all__ = ['AT_ONCE', 'slot_vectors', 'item_logits', 'posterior', 'stacked_losses', 'validate_stack', 'Feed', 'GeMSStack',
            'fit_stack', 'kind_of', 'pretrain_many']
 
-# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #e12ffbb6
+# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #ca20f8af
 import contextlib, json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,10 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 
 from ..core.basics import progress_bar
-from ..core.errors import SlateRLError
+from ..core.errors import Interrupted, SlateRLError
 from ..core.files import atomic, one_writer, save_tensors
 from ..core.params import Params, short_hash
+from ..core.sets import many_command
 from ..core.stacking import Recorded, embed, forward, linear, stack_modules
 from ..core.store import (Artifact, available_cores, freed_memory_kept, made_or_reused, matching,
                                          one_thread, provenance, stage_log)
@@ -170,7 +171,7 @@ def fit_stack(fits: list[GeMSFit], resume: Path):
             stack.epoch(feed, bar)
             with atomic(resume) as temporary: save_tensors(stack.state(), temporary)
 
-# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #9d1a369f
+# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #20b876ee
 def kind_of(params: Params) -> str:
     "What slate VAEs that learn as one have in common."
     same = params.gems.model_dump(exclude={'ranker_seed', 'ranker_embedds'})
@@ -198,10 +199,14 @@ def _pretrain_kind(kind: list[Params], force: bool, say) -> dict[Path, Artifact]
         episodes = {params.env.label: Dataset(inputs[path][0]).episodes() for path, params in by_path.items()
                     if path in missing}
         fits = _fits([by_path[path] for path in missing], episodes, inputs, tell)
-        if fits: fit_stack(fits, resume)
+        try:
+            if fits: fit_stack(fits, resume)
+        except KeyboardInterrupt:
+            again = many_command(list(by_path.values()), 'pretrain-many')
+            raise Interrupted(f"Interrupted. The last whole epoch is kept; this goes on from there: {again}") from None
         for path, fit in zip(missing, fits):
             params = by_path[path]
-            recorded = provenance(pretrain_command(params), arithmetic=f'stacked, {len(fits)} as one')
+            recorded = provenance(many_command([params], 'pretrain-many'), arithmetic=f'stacked, {len(fits)} as one')
             try: gems, history = fit.finished()
             except SlateRLError as error: failures.append(f'{path.name}: {error}')
             else:

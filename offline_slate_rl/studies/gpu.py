@@ -9,7 +9,7 @@ __all__ = ['KEPT', 'PUBLISHED', 'CHECKS', 'ROWS', 'of_gpu', 'pretrained', 'check
            'stack_of_60', 'whole', 'pretraining', 'pretraining_of_60', 'collection', 'simulator', 'gpu', 'kept_rows',
            'plot_stacks']
 
-# %% ../../nbs/studies/111_gpu.ipynb #5cbe499f
+# %% ../../nbs/studies/111_gpu.ipynb #c998ecb3
 import json, os, tempfile, time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +25,7 @@ from ..core.files import write_text
 from ..core.kernels import GRUScan
 from ..core.lightning import run_lightning
 from ..core.params import Params, env_params, load_params, outputs_dir, registry, repo_dir, seeds
+from ..core.sets import published
 from ..core.stacking import Recorded
 from ..core.store import available_cores, one_thread
 from ..data.datasets import Dataset
@@ -36,7 +37,7 @@ from ..rankers.gems_training import GeMSFit, GeMSTraining, new_fit, pretrain_gem
 from ..training.checkpoints import Run, load_policy, untrained_agent
 from ..training.loop import Loop
 from ..training.online import SimulatorSource, train
-from ..training.stacks import Member, Stack, published, train_many
+from ..training.stacks import Member, Stack, train_many
 from ..world.embeddings import item_table
 from ..world.simulator import TopicRec
 from ..world.world_stack import WorldStack, draw_rows
