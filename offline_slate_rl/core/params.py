@@ -9,9 +9,9 @@ __all__ = ['Count', 'Amount', 'Positive', 'NonNegative', 'Share', 'Rate', 'Part'
            'params_file', 'validated', 'agent_params', 'registry', 'env_params', 'seeds', 'agents', 'scales',
            'parsed_overrides', 'agent_values', 'load_params', 'changed_env']
 
-# %% ../../nbs/lib/core/09_params.ipynb #ca4c8738
+# %% ../../nbs/lib/core/09_params.ipynb #757a041a
 import copy, hashlib, json
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,7 +43,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]  # a share that leaves something on either side
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-# %% ../../nbs/lib/core/09_params.ipynb #7348f2b1
+# %% ../../nbs/lib/core/09_params.ipynb #e9dac764
 class EnvParams(Strict):
     "A simulated world; nbs/lib/world/12_simulator.ipynb explains what each value does."
     name: str
@@ -73,7 +73,7 @@ class EnvParams(Strict):
     @property
     def dim(self) -> int: return self.num_topics*self.topic_size
 
-    @cached_property
+    @property  # not cached: a `model_copy` with other values would keep the name
     def label(self) -> str:
         "Name in paths: the registry's, with a hash behind it where a value or the item table is not the registry's."
         same = self.name in registry() and self == env_params(self.name)
