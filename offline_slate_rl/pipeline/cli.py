@@ -208,7 +208,7 @@ def _approve(args):
     for reason in record['figures']['blocking']: print(f'  against its verdict: {reason}')
     for reason in record['figures']['warnings']: print(f'  warning: {reason}')
 
-# %% ../../nbs/lib/pipeline/98_cli.ipynb #60f8a4c6
+# %% ../../nbs/lib/pipeline/98_cli.ipynb #5c47ba22
 @command('stage', 'run one job of the grid: a notebook on one core, with a record of what it took',
          argument('stage', help='pretrain, train, inspect, play, collect, verify, mix or learn'), argument('env'),
          SCALE, AGENT, SEED, argument('--quality', default='', help='random, medium, ... or the name of a mixture'),
@@ -233,7 +233,7 @@ def _stage(args):
          argument('--algorithms', default='', help='of offline: a,b (default: all)'),
          argument('--approval', default='required', help='auto: approve where nothing is blocking, and record that'),
          argument('--shards', type=int, default=1, help='jobs that share the blocks of one collection'),
-         argument('--stacked', action='store_true', help='on a GPU: all GeMS as one job, all trainings of an agent as another'),
+         argument('--stacked', action='store_true', help='on a GPU: one job for all GeMS, one for all trainings'),
          argument('--cores', type=int, default=0, help='jobs at a time (default: all cores)'),
          argument('--profile', default='', help='for a cluster: workflow/profiles/slurm'),
          argument('--dry', action='store_true', help='only say what would be done, and what it costs'))
