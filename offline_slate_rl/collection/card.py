@@ -38,7 +38,7 @@ def code(words) -> str:
     fence = '`'*(1 + max((len(run) for run in re.findall('`+', line)), default=0))
     return f'{fence} {line} {fence}' if '`' in line else f'`{line}`'
 
-# %% ../../nbs/lib/collection/77_card.ipynb #df3218b9
+# %% ../../nbs/lib/collection/77_card.ipynb #8ecb9f66
 def table(head: list[str], rows: list[list[str]]) -> str:
     "A table in Markdown."
     lines = [head, ['---']*len(head), *rows]
@@ -59,7 +59,8 @@ def quality_row(artifact: Artifact) -> list[str]:
         if not measures: return 'not verified'
         digits = dict(mean='.2f', std='.2f', min='.0f', max='.0f')
         return ' / '.join(figure(f'{prefix}_{name}', form) for name, form in digits.items())
-    name = recipe['behaviour']['name'] + (' (privileged)' if recipe['privileged'] else '')
+    name = ' '.join(filter(None, [recipe['behaviour']['name'], recipe['behaviour'].get('checkpoint')]))
+    if recipe['privileged']: name += ' (privileged)'
     score = figure('score', '.1f', instead='no reference')
     above = figure('difference', '+.1f') + figure('difference_ci95', '.1f', before=' +- ')
     who = [plain(recipe['env']['name']), plain(name), str(recipe['num_trajectories'])]
@@ -67,7 +68,7 @@ def quality_row(artifact: Artifact) -> list[str]:
             figure('random_return', '.1f'), above, figure('topics_per_slate', '.2f'),
             figure('catalogue_coverage', '.0%'), outcome(record)]
 
-# %% ../../nbs/lib/collection/77_card.ipynb #359b30b6
+# %% ../../nbs/lib/collection/77_card.ipynb #a47e806e
 MEANING = {
     'actions': 'the latent that the ranker decoded: the action',
     'slates': 'items shown, slot by slot',
@@ -79,10 +80,10 @@ MEANING = {
     'episode_ids': 'episode',
     'timesteps': 'turn, from 0',
     'observations': 'belief before the action, by the encoder named below',
-    'next_observations': 'its belief after the clicks',
-    'final_observations': 'its belief after the last clicks',
+    'next_observations': 'belief after the clicks, by the same encoder',
+    'final_observations': 'belief after the last clicks',
     'initial_slates': 'first slate, the same for everyone',
-    'initial_clicks': 'clicks on it',
+    'initial_clicks': 'clicks on the first slate',
     'user_ids': 'user and random numbers of the episode; split by it, so that no user is on both sides',
     'sources': 'source of the episode, numbered as in the recipe',
     'source_episodes': 'its number there',

@@ -315,7 +315,7 @@ def logged_by(dataset: Dataset, target: Target, estimators: tuple = ESTIMATORS,
         logged = logged._replace(modelled=returns.double().numpy())
     return logged
 
-# %% ../../nbs/lib/offline/87_ope.ipynb #9c1be54f
+# %% ../../nbs/lib/offline/87_ope.ipynb #d9fa470b
 TOLD = 1, 5  # turns whose effective size a table tells, beside the last one
 
 def evaluate_offline(dataset: Dataset, policy: Policy,
@@ -327,6 +327,9 @@ def evaluate_offline(dataset: Dataset, policy: Policy,
     import pandas as pd  # slow to import
     for name in estimators:
         if name not in ESTIMATORS: raise SlateRLError(f"Unknown estimator '{name}'. {nearest(name, ESTIMATORS)}")
+    if not isinstance(dataset, Dataset):
+        raise SlateRLError(f"evaluate_offline was given a {type(dataset).__name__} first; "
+                           "a dataset was expected, then a policy.")
     target = target_of(policy, dataset_env(dataset))
     check_spaces(dataset, target)
     logged = logged_by(dataset, target, estimators, episodes, updates, seed)

@@ -168,7 +168,7 @@ def _shown(table: pd.DataFrame) -> Table:
     table = table.round(2)
     return Table(table.astype(object).where(table.notna(), ''))
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #8f37aec8
+# %% ../../nbs/lib/pipeline/93_report.ipynb #23c3d3e4
 def returns_table(trained: Trained) -> pd.DataFrame:
     "Step checkpoint and best on the test users."
     rows = []
@@ -198,7 +198,7 @@ def file_table(seen: Inspection) -> Table:
     "The files of the run that an inspection found."
     files = seen.files.copy()
     files['file'] = [f'…_{name}.ckpt' for name in files.index]
-    return Table(files.rename(columns=dict(sibling_size='size of its siblings')))
+    return Table(files.rename(columns=dict(sibling_size='size as expected')))
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #ee2282c2
 def inspection_table(seen: Inspection) -> Table:

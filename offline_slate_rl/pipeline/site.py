@@ -74,7 +74,7 @@ def _under_summary(text: str, more: str) -> str:
     "`text` with a paragraph behind its quoted summary, or behind its title where it has none."
     return re.sub(r'\A(# .*\n?(?:>.*\n?)*)', lambda head: f'{head[1].rstrip()}\n\n{more}\n', text)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #4a953568
+# %% ../../nbs/lib/pipeline/115_site.ipynb #3fd1cd4a
 _LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # in the file only
 
 def _cell(name: str, value: str) -> str:
@@ -97,6 +97,7 @@ def table_html(path: Path, folded_above: int = 30) -> str:
     values = {name: {row[name] for row in rows} for name in rows[0] if name not in _LONG}
     def is_in_run(name: str) -> bool: return name != 'run' and all(row[name] in row.get('run', '') for row in rows)
     names = [name for name in values if len(values[name]) > 1 and not (name in ('env', 'agent') and is_in_run(name))]
+    names.sort(key=lambda name: sum(not row[name] for row in rows))  # what most rows lack comes last
     same = ', '.join(f'{name} {value}' for name, (value, *more) in values.items() if value and not more)
     head = ''.join(f'<th>{html.escape(name.replace("_", " "))}</th>' for name in names)
     body = '\n'.join('<tr>' + ''.join(_cell(name, row[name]) for name in names) + '</tr>' for row in rows)
