@@ -109,36 +109,39 @@ def table_html(path: Path, folded_above: int = 30) -> str:
     lines = html.escape('\n'.join(commands))
     return f'{table}\n<p>Made by</p>\n<div class="highlight"><pre>{lines}</pre></div>'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #e38832e0
+# %% ../../nbs/lib/pipeline/115_site.ipynb #710d6ded
 def _outputs() -> Path: return outputs_dir('any').parent
 
 def rendered_reports() -> list[dict]:
-    "Where each report lies and what it is of: scale, environment, quality, agent."
+    "Where each report of a finished run lies, and what it is of: scale, environment, quality, agent."
     found = []
     for path in sorted(_outputs().glob('*/reports/**/*.html')):
+        if path.stem == 'index' or path.stem.endswith(('_failed', '_interrupted')): continue
         run, (scale, _, *folders, _) = _run_of(path.with_suffix('.ipynb')), path.relative_to(_outputs()).parts
         env, quality = (*folders, '', '')[:2]
         found.append(dict(path=path, scale=scale, env=env, quality=run.get('quality') or quality,
-                          agent=run.get('agent') or '', notebook=path.stem))
+                          agent=run.get('algorithm') or run.get('agent') or '', notebook=path.stem,
+                          made=run.get('start_time', '')[:16].replace('T', ' ')))
     return found
 
 def _run_of(notebook: Path) -> dict:
-    "Parameters of an executed notebook; none where it was deleted."
+    "Parameters of an executed notebook, and when it began; none where it was deleted."
     if not notebook.is_file(): return {}
     nb = nbformat.read(notebook, as_version=4)
     usual = {name: one.default for name, one in notebook_parameters(nb).items()}
-    return usual | nb.metadata.get('papermill', {}).get('parameters', {})
+    about = nb.metadata.get('papermill', {})
+    return usual | about.get('parameters', {}) | dict(start_time=about.get('start_time') or '')
 
 def _report_row(row: dict) -> str:
-    said = {name: html.escape(row[name]) for name in ('quality', 'agent', 'notebook')}
+    said = {name: html.escape(row[name]) for name in ('quality', 'agent', 'notebook', 'made')}
     link = f'<a href="{html.escape(report_address(row["path"]))}">{said["notebook"]}</a>'
-    return f'<tr><td>{said["quality"]}</td><td>{said["agent"]}</td><td>{link}</td></tr>\n'
+    return f'<tr><td>{said["quality"]}</td><td>{said["agent"]}</td><td>{link}</td><td>{said["made"]}</td></tr>\n'
 
 def reports_html(found: list[dict]) -> str:
     "A table for each environment of a scale, with links into the folder `reports`."
     if not found: return ('<p>There is no report yet under <code>outputs/</code>. <code>make demo</code> makes seven, '
                           'then <code>make site</code> lists them here.</p>')
-    parts, head = [], '<tr><th>quality</th><th>agent</th><th>report</th></tr>'
+    parts, head = [], '<tr><th>quality</th><th>agent or algorithm</th><th>report</th><th>made (UTC)</th></tr>'
     for scale, env in dict.fromkeys((row['scale'], row['env']) for row in found):
         its = ''.join(_report_row(row) for row in found if (row['scale'], row['env']) == (scale, env))
         title = html.escape(f'{env or "Several environments"}, scale {scale}')
