@@ -98,7 +98,7 @@ def test_the_approval_says_who_why_and_of_what(chain, here):
 def test_the_card_has_its_table_filled_in(chain):
     card = (chain.outputs/'tiny'/'offline_datasets'/'medium'/'README.md').read_text()
     row = next(line for line in card.splitlines() if line.startswith(f'| {ENV} |'))
-    assert re.match(rf'\| {ENV} \| agent \| 30 \| \d+\.\d\d / \d+\.\d\d / \d+ / \d+ \| \d+\.\d\d / ', row)
+    assert re.match(rf'\| {ENV} \| agent step40 \| 30 \| \d+\.\d\d / \d+\.\d\d / \d+ / \d+ \| \d+\.\d\d / ', row)
     assert re.search(r'\| (\d+) of \1 \|$', row)
     assert 'approved by the tester' in card and NOTE in card
 

@@ -123,7 +123,7 @@ def test_a_privileged_agent_is_marked_wherever_it_appears(elsewhere):
     assert all(saved.recipe['privileged'] for saved in trained.checkpoints.values())
     assert artifact.recipe['privileged']
     card = (artifact.path.parent/'README.md').read_text()
-    assert f'| {ENV} | agent (privileged) |' in card
+    assert f'| {ENV} | agent step40 (privileged) |' in card
 
     for table in 'test', 'dataset':
         rows = read_rows(params.outputs, table)
