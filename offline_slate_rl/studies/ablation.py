@@ -6,10 +6,10 @@
 __all__ = ['CURVE', 'variant_params', 'reaction_figures', 'run_variant', 'ablate', 'plot_ablation', 'beside_published',
            'ablation_table', 'plot_quick']
 
-# %% ../../nbs/studies/103_ablation.ipynb #57511409
+# %% ../../nbs/studies/103_ablation.ipynb #d18cbccd
 from pathlib import Path
 
-import matplotlib.pyplot as plt, pandas as pd
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.figure import Figure
 
 from ..collection.inspection import play_controls, reaction
@@ -104,7 +104,7 @@ def ablation_table(curves: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     finished = rows.set_index('variant').reindex(columns=list(_SHOWN)).rename(columns=_SHOWN)
     return beside_published(curves).join(finished).sort_values('more', ascending=False)
 
-# %% ../../nbs/studies/103_ablation.ipynb #c6b82e51
+# %% ../../nbs/studies/103_ablation.ipynb #013e7cfb
 def plot_quick(rows: pd.DataFrame) -> Figure:
     "Validation return over updates, a panel for each variant, a line for each run; its end says the worth of reacting."
     variants = list(rows.variant.unique())
@@ -112,10 +112,13 @@ def plot_quick(rows: pd.DataFrame) -> Figure:
                              layout='constrained')
     for ax in axes.flat[len(variants):]: ax.set_visible(False)
     for ax, variant in zip(axes.flat, variants):
-        for _, run in rows[rows.variant == variant].groupby(['env', 'seed'], sort=False):
-            ax.plot(run.updates, run.val_reward, 'o-', ms=3)
-            last = run.iloc[-1]
-            ax.annotate(f'{last.gain:+.0f}', (last.updates, last.val_reward), xytext=(3, 0), va='center',
+        runs = [run for _, run in rows[rows.variant == variant].groupby(['env', 'seed'], sort=False)]
+        for run in runs: ax.plot(run.updates, run.val_reward, 'o-', ms=3)
+        ends, height = [run.iloc[-1] for run in runs], -np.inf
+        for last in sorted(ends, key=lambda last: last.val_reward):  # of many runs those that are known to react
+            if len(runs) > 3 and last.gain <= last.gain_ci95: continue
+            height = max(last.val_reward, height + 20)  # one label above the other
+            ax.annotate(f'{last.gain:+.0f}', (last.updates, height), xytext=(3, 0), va='center',
                         textcoords='offset points')
         ax.set_title(variant, fontsize=9)
         ax.set(xlim=(0, 1.1*rows.updates.max()))
