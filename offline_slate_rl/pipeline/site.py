@@ -109,14 +109,13 @@ def table_html(path: Path, folded_above: int = 30) -> str:
     lines = html.escape('\n'.join(commands))
     return f'{table}\n<p>Made by</p>\n<div class="highlight"><pre>{lines}</pre></div>'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #710d6ded
+# %% ../../nbs/lib/pipeline/115_site.ipynb #0fb01662
 def _outputs() -> Path: return outputs_dir('any').parent
 
 def rendered_reports() -> list[dict]:
-    "Where each report of a finished run lies, and what it is of: scale, environment, quality, agent."
+    "Where each report lies and what it is of: scale, environment, quality, agent."
     found = []
     for path in sorted(_outputs().glob('*/reports/**/*.html')):
-        if path.stem == 'index' or path.stem.endswith(('_failed', '_interrupted')): continue
         run, (scale, _, *folders, _) = _run_of(path.with_suffix('.ipynb')), path.relative_to(_outputs()).parts
         env, quality = (*folders, '', '')[:2]
         found.append(dict(path=path, scale=scale, env=env, quality=run.get('quality') or quality,
@@ -137,8 +136,11 @@ def _report_row(row: dict) -> str:
     link = f'<a href="{html.escape(report_address(row["path"]))}">{said["notebook"]}</a>'
     return f'<tr><td>{said["quality"]}</td><td>{said["agent"]}</td><td>{link}</td><td>{said["made"]}</td></tr>\n'
 
+_UNFINISHED = '_failed', '_interrupted'
+
 def reports_html(found: list[dict]) -> str:
-    "A table for each environment of a scale, with links into the folder `reports`."
+    "Finished runs: a table for each environment of a scale, with links into the folder `reports`."
+    found = [row for row in found if row['notebook'] != 'index' and not row['notebook'].endswith(_UNFINISHED)]
     if not found: return ('<p>There is no report yet under <code>outputs/</code>. <code>make demo</code> makes seven, '
                           'then <code>make site</code> lists them here.</p>')
     parts, head = [], '<tr><th>quality</th><th>agent or algorithm</th><th>report</th><th>made (UTC)</th></tr>'
