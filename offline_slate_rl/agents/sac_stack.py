@@ -6,7 +6,7 @@
 __all__ = ['ReluNetwork', 'scalar_network', 'stack_adam', 'TritonGRUScan', 'gru_scan_on', 'belief_inputs', 'stacked_beliefs',
            'gru_step', 'decode', 'cannot_stack_agents', 'SACStack']
 
-# %% ../../nbs/lib/agents/53_sac_stack.ipynb #46526934
+# %% ../../nbs/lib/agents/53_sac_stack.ipynb #a939f4d4
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ..core.errors import SlateRLError
 from ..core.kernels import GRUScan, gru_gradients, squash
 from ..core.params import AgentParams
 from ..core.stacking import embed, forward, linear, stack_modules
-from ..rankers.gems_stack import slot_vectors
+from ..rankers.gems_stack import item_logits, slot_vectors
 
 # %% ../../nbs/lib/agents/53_sac_stack.ipynb #b88c8932
 class ReluNetwork(torch.autograd.Function):
@@ -186,7 +186,7 @@ def stacked_beliefs(beliefs: list[GRUBelief],         # stacked: of the actors, 
     states = gru_scan_on(x.device).apply(x, weight, bias).transpose(0, 1)
     return [part.contiguous() for part in states.split(len(slates))]
 
-# %% ../../nbs/lib/agents/53_sac_stack.ipynb #ee78c81d
+# %% ../../nbs/lib/agents/53_sac_stack.ipynb #e857d957
 def gru_step(belief: GRUBelief, inputs: Tensor, memory: Tensor) -> Tensor:  # (B, n, input_dim), (B, n, d) -> (B, n, d)
     "One more observation for a stacked GRU."
     gru = belief.gru
@@ -198,9 +198,7 @@ def gru_step(belief: GRUBelief, inputs: Tensor, memory: Tensor) -> Tensor:  # (B
 
 def decode(ranker: nn.Module, latents: Tensor) -> Tensor:  # stacked; (B, n, latent_dim) -> (B, n, slate_size)
     "Slates of each member's own GeMS."
-    slots = slot_vectors(ranker, forward(ranker.decoder, latents))
-    scores = torch.bmm(slots.flatten(1, 2), ranker.embedding.weight.transpose(1, 2))
-    return scores.argmax(-1).view(*latents.shape[:2], -1)
+    return item_logits(ranker, slot_vectors(ranker, forward(ranker.decoder, latents))).argmax(-1)
 
 # %% ../../nbs/lib/agents/53_sac_stack.ipynb #695369d6
 def cannot_stack_agents(params: list[AgentParams]) -> str:

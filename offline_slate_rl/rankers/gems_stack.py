@@ -30,11 +30,13 @@ from .gems import GeMS, gems_path, gems_recipe, kl_to_prior
 from .gems_training import GeMSFit, new_fit, save_gems, saved_state
 from .mf import pretrain_mf
 
-# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #3e328345
+# %% ../../nbs/lib/rankers/44_gems_stack.ipynb #778e6d47
 def slot_vectors(gems: GeMS, hidden: Tensor) -> Tensor:  # stacked; (B, n, hidden) -> (B, n, slate_size, dim)
+    "A vector for each slot, as `GeMS.slots` of what the decoder made of latents."
     return linear(gems.slate_head.weight, gems.slate_head.bias, hidden).unflatten(-1, (gems.slate_size, -1))
 
 def item_logits(gems: GeMS, slots: Tensor) -> Tensor:  # (B, n, slate_size, dim) -> (B, n, slate_size, num_items)
+    "As `GeMS.scores`."
     scores = torch.bmm(slots.flatten(1, 2), gems.embedding.weight.detach().transpose(1, 2))
     return scores.unflatten(1, slots.shape[1:3])
 
@@ -47,7 +49,7 @@ def stacked_losses(gems: GeMS,  # stacked
                    slates: Tensor, clicks: Tensor,  # (B, n, slate_size) each
                    noise: Tensor|None = None,       # (B, n, latent_dim); None: decode the mean, as in validation
                   ) -> dict[str, Tensor]:           # (B,) each
-    "The terms of each member's loss, their weighted sum `loss`, and what validation reads, not averaged yet."
+    "The terms of each member's loss and their weighted sum `loss`; without noise the accuracies of validation too."
     mean, logvar = posterior(gems, slates, clicks)
     hidden = forward(gems.decoder, mean if noise is None else mean + noise*(logvar/2).exp())
     logits, clicks = item_logits(gems, slot_vectors(gems, hidden)), clicks.float()
