@@ -6,7 +6,7 @@
 __all__ = ['shown', 'cases', 'latex_escaped', 'latex', 'plot_learning', 'plot_seeds', 'Comparison', 'compare', 'compare_folder',
            'caption', 'latex_table', 'save']
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #6174fdd6
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #3f4ca1ea
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..core.params import default_scale, outputs_dir
 from .engine import notebooks_dir, report_path
 from .over_seeds import (
     CASE, TEST, VALIDATION, completed, latest_training, learning_curves, once, overall_table, read_results,
-    reference_table, span, steps_of, summary_table, together_table, two_recipes, variant)
+    reference_table, span, steps_of, summary_table, together_table, two_recipes, variant, with_final)
 from ..play.measures import interval
 from ..play.seeds import RESAMPLES
 
@@ -98,13 +98,14 @@ def latex(words: pd.DataFrame, caption: str, label: str) -> str:
     words = words.map(latex_escaped).rename(columns=latex_escaped)
     return words.to_latex(index=False, caption=latex_escaped(caption), label=label, position='t')
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #316cdbd7
-def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list]:
-    "A figure with so many axes, and none left over."
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #3415bcc1
+def _grid(panels: int, columns: int, height: float|list[float]) -> tuple[Figure, list]:
+    "A figure with so many axes, and none left over; `height` of a row in inches, or of each row."
     columns = min(columns, panels)
     rows = -(-panels//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(4.6*columns if columns > 1 else 7., height*rows), squeeze=False,
-                             layout='constrained')
+    heights = height if isinstance(height, list) else [height]*rows
+    fig, axes = plt.subplots(rows, columns, figsize=(4.6*columns if columns > 1 else 7., sum(heights)), squeeze=False,
+                             layout='constrained', height_ratios=heights)
     for ax in axes.flat:
         ax.spines[['top', 'right']].set_visible(False)
         if ax in axes.flat[panels:]: ax.remove()
@@ -133,25 +134,32 @@ def plot_learning(learning: pd.DataFrame) -> Figure:
     fig.legend(handles.values(), said, loc='outside upper left', ncols=2, frameon=False, fontsize=8)
     return fig
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #2ba7fa2d
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #9f902ba4
 def _tick(label: str, its: pd.DataFrame) -> str:
     said = ['one seed']*(len(its) == 1) + ['privileged']*bool(its.privileged.any())
     return f"{label} ({', '.join(said)})" if said else label
 
+def _share_range(axes: list):
+    "Panels of one environment are read against each other."
+    ends = np.array([ax.get_xlim() for ax in axes])
+    for ax in axes: ax.set_xlim(ends[:, 0].min(), ends[:, 1].max())
+
 def plot_seeds(runs: pd.DataFrame) -> Figure:
-    "The return of each seed, a dot each; and the mean with Student's 95% interval."
+    "A dot for each seed. Below them the mean with Student's 95% interval; of one seed, the interval over users."
     groups = sorted(runs.groupby(CASE), key=lambda found: (found[0][0], steps_of(found[0][1]), found[0]))
-    fig, axes = _grid(len(groups), 2, .6 + .32*runs.label.nunique() + .4)
+    fig, axes = _grid(len(groups), 1, [.9 + .26*its.label.nunique() for _, its in groups])
     for ax, ((env, checkpoint, users), its) in zip(axes, groups):
         means = its.groupby('label').return_mean.mean().sort_values()
         for row, label in enumerate(means.index):
             returns = its.return_mean[its.label == label].to_numpy(float)
             ax.plot(returns, [row]*len(returns), 'o', ms=4, alpha=.5, mew=0, color='C0')
-            half = interval(returns)
-            if len(returns) > 1: ax.errorbar(means[label], row - .25, xerr=half, fmt='k|', capsize=3, lw=1)
+            if len(returns) > 1: ax.errorbar(means[label], row - .25, xerr=interval(returns), fmt='k|', capsize=3, lw=1)
+            else: ax.errorbar(returns, [row], xerr=its.return_ci95[its.label == label].astype(float), fmt='none',
+                              ecolor='C0', lw=1, alpha=.6)
         ax.set_yticks(range(len(means)), [_tick(label, its[its.label == label]) for label in means.index], fontsize=8)
         ax.set(title=f'{env}, {checkpoint}, {users} users', xlabel='return', ylim=(-.6, len(means) - .5))
         ax.title.set_fontsize(9)
+    for env in set(runs.env): _share_range([ax for ax, found in zip(axes, groups) if found[0][0] == env])
     return fig
 
 # %% ../../nbs/lib/pipeline/100_compare.ipynb #d9190a94
@@ -184,7 +192,7 @@ def _its_label(runs: pd.DataFrame, reference: str) -> str:
     if len(labels) > 1: raise SlateRLError(f"The reference '{reference}' may be {', '.join(labels)}. Name one of them.")
     return labels[0]
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #ce286cfb
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #89c5cf6e
 def _read(scale: str, rows: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Rows of tests and of validations with every column, of one scale."
     where, found = rows or outputs_dir(scale)/'results', []
@@ -212,6 +220,7 @@ def compare(scale: str = '',
     runs, curves = _read(scale, rows)
     if env: runs, curves = runs[_named(runs, 'env', env, 'environment')], curves[_meant(curves, 'env', env)]
     (runs, said), curves = once(runs), latest_training(curves)
+    runs = with_final(runs)
     if checkpoint: runs = runs[_named(runs, 'checkpoint', checkpoint, 'checkpoint')]
     reference = _its_label(runs, reference) if reference else ''
     if agents:

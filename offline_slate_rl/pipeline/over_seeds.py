@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEST', 'VALIDATION', 'CASE', 'read_results', 'completed', 'variant', 'labels', 'once', 'latest_training', 'steps_of',
-           'ordered', 'summary_table', 'together_table', 'reference_table', 'overall_table', 'two_recipes', 'span',
-           'learning_curves']
+           'ordered', 'summary_table', 'together_table', 'with_final', 'reference_table', 'overall_table',
+           'two_recipes', 'span', 'learning_curves']
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #fd394dec
 import re
@@ -148,6 +148,18 @@ def together_table(runs: pd.DataFrame) -> pd.DataFrame:
             best=best.return_mean.mean(), score=final.score.astype(float).mean(), gain=final.gain.astype(float).mean(),
             privileged=bool(its.privileged.any()), note='' if over_seeds else 'one seed'))
     return ordered(rows, 'final')
+
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #eb1cae2f
+def with_final(runs: pd.DataFrame) -> pd.DataFrame:
+    "`runs`, and the last step tested of each agent as its `final`, where agents of several kinds meet."
+    parts = [runs]
+    for _, its in runs.groupby(['env', 'episodes']):
+        if its.kind.nunique() < 2: continue
+        stepped = its[its.checkpoint.str.fullmatch(r'step\d+')]
+        stepped = stepped[~stepped.label.isin(its.label[its.checkpoint == 'final'])]
+        steps = stepped.checkpoint.map(steps_of)
+        parts.append(stepped[steps == steps.groupby(stepped.label).transform('max')].assign(checkpoint='final'))
+    return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #2650f11f
 def _against(ours: pd.Series, theirs: pd.Series) -> dict:
