@@ -6,7 +6,7 @@
 __all__ = ['shown', 'cases', 'latex_escaped', 'latex', 'plot_learning', 'plot_seeds', 'Comparison', 'compare', 'compare_folder',
            'caption', 'latex_table', 'save']
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #3f4ca1ea
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #f05b6e66
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..core.errors import MissingError, SlateRLError
 from ..core.files import write_text
 from ..core.params import default_scale, outputs_dir
 from .engine import notebooks_dir, report_path
+from .figures import Panels
 from .over_seeds import (
     CASE, TEST, VALIDATION, completed, latest_training, learning_curves, once, overall_table, read_results,
     reference_table, span, steps_of, summary_table, together_table, two_recipes, variant, with_final)
@@ -98,14 +99,13 @@ def latex(words: pd.DataFrame, caption: str, label: str) -> str:
     words = words.map(latex_escaped).rename(columns=latex_escaped)
     return words.to_latex(index=False, caption=latex_escaped(caption), label=label, position='t')
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #3415bcc1
-def _grid(panels: int, columns: int, height: float|list[float]) -> tuple[Figure, list]:
-    "A figure with so many axes, and none left over; `height` of a row in inches, or of each row."
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #316cdbd7
+def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list]:
+    "A figure with so many axes, and none left over."
     columns = min(columns, panels)
     rows = -(-panels//columns)
-    heights = height if isinstance(height, list) else [height]*rows
-    fig, axes = plt.subplots(rows, columns, figsize=(4.6*columns if columns > 1 else 7., sum(heights)), squeeze=False,
-                             layout='constrained', height_ratios=heights)
+    fig, axes = plt.subplots(rows, columns, figsize=(4.6*columns if columns > 1 else 7., height*rows), squeeze=False,
+                             layout='constrained')
     for ax in axes.flat:
         ax.spines[['top', 'right']].set_visible(False)
         if ax in axes.flat[panels:]: ax.remove()
@@ -134,7 +134,7 @@ def plot_learning(learning: pd.DataFrame) -> Figure:
     fig.legend(handles.values(), said, loc='outside upper left', ncols=2, frameon=False, fontsize=8)
     return fig
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #9f902ba4
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #924bc406
 def _tick(label: str, its: pd.DataFrame) -> str:
     said = ['one seed']*(len(its) == 1) + ['privileged']*bool(its.privileged.any())
     return f"{label} ({', '.join(said)})" if said else label
@@ -144,10 +144,11 @@ def _share_range(axes: list):
     ends = np.array([ax.get_xlim() for ax in axes])
     for ax in axes: ax.set_xlim(ends[:, 0].min(), ends[:, 1].max())
 
-def plot_seeds(runs: pd.DataFrame) -> Figure:
+def plot_seeds(runs: pd.DataFrame) -> Panels:
     "A dot for each seed. Below them the mean with Student's 95% interval; of one seed, the interval over users."
     groups = sorted(runs.groupby(CASE), key=lambda found: (found[0][0], steps_of(found[0][1]), found[0]))
-    fig, axes = _grid(len(groups), 1, [.9 + .26*its.label.nunique() for _, its in groups])
+    heights = [.9 + .26*its.label.nunique() for _, its in groups]
+    axes = (shown := Panels(height=sum(heights), width=7., rows=heights)).axes
     for ax, ((env, checkpoint, users), its) in zip(axes, groups):
         means = its.groupby('label').return_mean.mean().sort_values()
         for row, label in enumerate(means.index):
@@ -160,7 +161,7 @@ def plot_seeds(runs: pd.DataFrame) -> Figure:
         ax.set(title=f'{env}, {checkpoint}, {users} users', xlabel='return', ylim=(-.6, len(means) - .5))
         ax.title.set_fontsize(9)
     for env in set(runs.env): _share_range([ax for ax, found in zip(axes, groups) if found[0][0] == env])
-    return fig
+    return shown
 
 # %% ../../nbs/lib/pipeline/100_compare.ipynb #d9190a94
 @dataclass

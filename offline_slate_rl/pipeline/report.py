@@ -9,7 +9,7 @@ __all__ = ['UNKNOWN', 'CHAIN', 'plot_pretraining', 'best_epoch', 'pretraining_ta
            'plot_over_time', 'plot_episode', 'plot_dataset', 'check_table', 'plot_effect', 'effect_table',
            'measure_table', 'plot_chain']
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #9572ff36
+# %% ../../nbs/lib/pipeline/93_report.ipynb #6bb5438e
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from ..collection.inspection import Inspection
 from ..core.params import EnvParams
 from ..core.streams import stream
 from ..data.checks import Check
-from .figures import Panels, Table, colour_of, name_levels, names_above, whole_numbers
+from .figures import PHONE, Panels, Table, colour_of, name_levels, names_above, whole_numbers
 from ..play.episodes import Episodes
 from ..core.store import Artifact
 from ..play.measures import with_interval
@@ -108,7 +108,7 @@ def decoded_slates(gems: GeMS, episodes: Episodes, rows: int = 4) -> pd.DataFram
         table[f'decoded {i + 1}'] = [f'{int(item)}{" ="*int(right)}' for item, right in same]
     return Table(table, index=[f'slot {i + 1}' for i in range(slates.shape[1])]).T
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #abc64f26
+# %% ../../nbs/lib/pipeline/93_report.ipynb #e37ca525
 _LEARNER = dict(alpha='temperature', saturated='saturated actions', latent_spread='spread of the mode')
 
 def plot_training(history: list[dict], target_step: int, levels: dict[str, float]|None = None) -> Panels:
@@ -140,21 +140,24 @@ def _named(shown: Panels) -> Panels:
         elif not ax.lines: ax.text(.5, .5, 'it has none', transform=ax.transAxes, ha='center', color='grey')
     return shown
 
+_BESIDE = [('clicks, discounted', dict(q_start='value of the first action', return_start='discounted return')),
+           ('share', dict(outside='outside the data', latent_spread='spread of actions'))]
+
 def plot_offline(history: list[dict], beside: dict[str, float]) -> Panels:
     "Returns beside those of controls, values beside what was earned, and how near actions stay to the data."
-    returns, values, actions = (shown := Panels(3, 3.)).axes
-    rows = pd.DataFrame(history)
+    rows = pd.DataFrame(history).dropna(axis='columns', how='all')
+    kept = {name: its for name, its in _BESIDE if its.keys() & set(rows)}  # cloning has no values: no panel of them
+    returns, *others = (shown := Panels(1 + len(kept), 3., 3.*(1 + len(kept)))).axes
     _plot_validations(returns, rows)
     for at, (name, value) in enumerate(beside.items(), 1): returns.axhline(value, color=f'C{at}', ls=':', label=name)
     returns.set(xlabel='update', ylabel='return', ylim=(0, None))
-    for figure, label in dict(q_start='value of the first action', return_start='discounted return').items():
-        if figure in rows: values.plot(rows.step, rows[figure], 'o-', ms=3, label=label)
-    values.set(xlabel='update', ylabel='clicks, discounted', ylim=(0, None))
-    for figure, label in dict(outside='outside the data', latent_spread='spread of actions').items():
-        if figure in rows: actions.plot(rows.step, rows[figure], 'o-', ms=3, label=label)
-    actions.set(xlabel='update', ylabel='share', ylim=(0, None))
+    for ax, (name, its) in zip(others, kept.items()):
+        for figure, label in its.items():
+            if figure in rows: ax.plot(rows.step, rows[figure], 'o-', ms=3, label=label)
+        ax.set(xlabel='update', ylabel=name, ylim=(0, None))
     return _named(shown)
 
+# %% ../../nbs/lib/pipeline/93_report.ipynb #b9d55a94
 _HISTORY = dict(updates='updates', env_steps='turns played', train_reward='return in training',
                 val_reward='return in validation', val_ci95='±', distinct_slates='distinct slates')
 
@@ -200,7 +203,7 @@ def file_table(seen: Inspection) -> Table:
     files['file'] = [f'…_{name}.ckpt' for name in files.index]
     return Table(files.rename(columns=dict(sibling_size='size as expected')))
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #ee2282c2
+# %% ../../nbs/lib/pipeline/93_report.ipynb #c1b30db7
 def inspection_table(seen: Inspection) -> Table:
     "A row for each policy; a score only where the environment has reference returns."
     table = seen.table.rename(columns={'95% interval': '±'})
@@ -210,7 +213,7 @@ def inspection_table(seen: Inspection) -> Table:
 def plot_returns(seen: Inspection) -> Panels:
     "Mean return of each policy with its interval."
     table, own = seen.table[::-1], seen.checkpoint.recipe['checkpoint']
-    [ax] = (shown := Panels(height=0.36*len(table) + 0.9)).axes
+    [ax] = (shown := Panels(height=0.36*len(table) + 0.9, width=PHONE)).axes
     bars = ax.barh(table.index, table['return'], xerr=table['95% interval'], capsize=3,
                    color=[colour_of(row, own) for row in table.index])
     for bar, privileged in zip(bars, table.privileged):
@@ -258,16 +261,16 @@ def plot_over_time(rows: dict[str, dict],  # measures by row of a table of polic
     for ax in shown.axes: names_above(ax, 2)
     return shown
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #5296e251
+# %% ../../nbs/lib/pipeline/93_report.ipynb #4f695d87
 def _map(ax: Axes, values, first_turn: int, rows: tuple[float, float], **options):
     "A heat map of `values` (rows, turns), the first turn at `first_turn`, `rows` from top to bottom."
     turns = first_turn - .5, first_turn + values.shape[1] - .5
     return ax.imshow(values, aspect='auto', interpolation='nearest', extent=(*turns, rows[1], rows[0]), **options)
 
-def plot_episode(episodes: Episodes, env: EnvParams, which: int = 0) -> Figure:
+def plot_episode(episodes: Episodes, env: EnvParams, which: int = 0) -> Panels:
     "One episode: what was shown, what was clicked, and what only the simulator knows."
-    fig, (slates, user, clicks) = plt.subplots(3, 1, figsize=(9, 6.4), sharex=True, layout='constrained',
-                                               height_ratios=[2, 2, 1.4])
+    slates, user, clicks = (panels := Panels(height=6.4, width=PHONE, rows=(2, 2, 1.4), share_x=True)).axes
+    [fig] = panels.figures
     topics, n = topic_norms(item_table(env), env.num_topics).argmax(1), env.num_topics
     shown = topics[episodes.slates[which, 1:].long()]
     image = _map(slates, shown.T, 1, (.5, env.slate_size + .5), cmap='tab10', vmin=-.5, vmax=n - .5)
@@ -282,7 +285,7 @@ def plot_episode(episodes: Episodes, env: EnvParams, which: int = 0) -> Figure:
     user.set(ylabel="user's topics (red: bored)")
     clicks.bar(range(1, len(shown) + 1), episodes.rewards[which], width=1)
     clicks.set(xlabel='turn', ylabel='clicks', ylim=(0, env.slate_size), yticks=range(0, env.slate_size + 1, 5))
-    return fig
+    return panels
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #d86a339c
 def plot_dataset(episodes: Episodes, random_return: float|None = None) -> Panels:
