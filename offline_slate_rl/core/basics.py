@@ -102,10 +102,10 @@ def with_progress(parts, title: str, unit: str) -> Iterator:
             yield part
             bar.update()
 
-# %% ../../nbs/lib/core/01_basics.ipynb #1bea8d1b
+# %% ../../nbs/lib/core/01_basics.ipynb #ebdc667e
 NOTES = 'SLATE_RL_NOTES'  # the environment variable that names the file
 
 def tell(**said: str):
-    "What papermill's engine is to say of this run: `made`, `reused`, `found`, `log` or `device`."
+    "What papermill's engine is to say of this run: `made` (with its `path`), `reused`, `found`, `log` or `device`."
     if not (file := os.environ.get(NOTES)): return
     with open(file, 'a', encoding='utf-8') as notes: notes.write(json.dumps(said) + '\n')

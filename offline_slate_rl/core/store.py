@@ -57,7 +57,7 @@ def provenance(command: str, **more) -> dict:
         host=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
         **more)
 
-# %% ../../nbs/lib/core/07_store.ipynb #2a8abb57
+# %% ../../nbs/lib/core/07_store.ipynb #763932a3
 FORMAT = 2  # of files and manifests
 
 def _identity(recipe: dict) -> dict:
@@ -95,7 +95,7 @@ def save_artifact(path: Path,                    # where
                             provenance=finite(provenance))
             write_text(_next_manifest(path), json.dumps(manifest, indent=1, allow_nan=False))
         os.replace(_next_manifest(path), manifest_path(path))
-    tell(made=kind)
+    tell(made=kind, path=str(path))
     return Artifact(path, manifest)
 
 # %% ../../nbs/lib/core/07_store.ipynb #6a6e7479

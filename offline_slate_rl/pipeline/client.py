@@ -94,7 +94,7 @@ class Client(PapermillNotebookClient):
             if self.terminal: self.terminal.clear()
             for number, handler in before.items(): signal.signal(number, handler or signal.SIG_DFL)
 
-# %% ../../nbs/lib/pipeline/48_client.ipynb #91af1ded
+# %% ../../nbs/lib/pipeline/48_client.ipynb #804859f5
 def hardware() -> str:
     "The processor, and how many of its cores this process may use."
     try: known = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text(encoding='utf-8'))
@@ -115,10 +115,12 @@ class Notes:
 
     def read(self) -> dict[str, list[str]]:
         "What was told, by what it is; nothing of a line that a kill cut off."
-        said = {}
+        said, written = {}, set()
         for line in Path(self.path).read_text(encoding='utf-8', errors='replace').splitlines():
             try: found = json.loads(line)
             except ValueError: continue
+            if (path := found.pop('path', None)) in written: continue  # `best` is written again and again
+            if path: written.add(path)
             for what, text in found.items(): said.setdefault(what, []).append(text)
         return said
 
