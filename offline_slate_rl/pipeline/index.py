@@ -50,14 +50,19 @@ def neighbours(report: Mapping, every: list[Mapping]) -> tuple[list[Mapping], li
     behind = min((number(other) for other in of_run if number(other) > own), default=None)
     return tuple([other for other in of_run if number(other) == at] for at in (before, behind))
 
-# %% ../../nbs/lib/pipeline/46_index.ipynb #39783ba7
+# %% ../../nbs/lib/pipeline/46_index.ipynb #50696a0f
 _NAV = re.compile(r'<nav>.*?</nav>', re.DOTALL)
 
 def _link(to: Path, here: Path, text: str) -> str:
     "A link from the page `here`; it holds wherever the whole folder is moved."
     return f'<a href="{quote(os.path.relpath(to, here.parent))}">{html.escape(text)}</a>'
 
-def _name(facts: Mapping) -> str: return ' '.join(filter(None, [facts['notebook'], facts.get('quality')]))
+def _name(facts: Mapping) -> str:
+    "What a report is of, and by what it differs from another of the same notebook."
+    told = [f"{name} {str(value).rpartition('/')[2]}" for name, value in facts['given'].items()]
+    if facts['state'] != 'done': told.append(facts['state'])
+    own = ' '.join(filter(None, [facts['notebook'], facts.get('quality')]))
+    return f"{own} ({', '.join(told)})" if told else own
 
 def nav(report: Mapping, every: list[Mapping], index: Path) -> str:
     "The links on top of a report."
