@@ -155,7 +155,7 @@ def report_address(path: Path) -> str:
     "Address of a report on the site."
     return 'reports/' + path.relative_to(_outputs()).as_posix().replace('/reports/', '/', 1)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #6edfb5e9
+# %% ../../nbs/lib/pipeline/115_site.ipynb #7335be02
 def plot_user(episodes,    # with what only the simulator knows
               item_topic,  # (num_items,) main topic of each item
               which: int, turns: int):
@@ -163,7 +163,7 @@ def plot_user(episodes,    # with what only the simulator knows
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgba
     figure, (slates, clicks, bored) = plt.subplots(
-        3, 1, figsize=(7.6, 5.8), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
+        3, 1, figsize=(5.4, 4.9), sharex=True, layout='constrained', height_ratios=[3, 1.1, 2.2])
     shown = item_topic[episodes.slates[which, 1:turns + 1].long()]
     clicked, tired = episodes.clicks[which, 1:turns + 1].bool(), episodes.bored[which, :turns]
     colours = plt.get_cmap('tab10').colors
@@ -175,11 +175,13 @@ def plot_user(episodes,    # with what only the simulator knows
     clicks.bar(range(1, turns + 1), clicked.sum(1), color='#2b5c8a')
     clicks.set(ylabel='clicks', ylim=(0, shown.shape[1]))
     turn, topic = tired.nonzero(as_tuple=True)
-    bored.scatter(turn + 1, topic, marker='s', s=28, color=[colours[t % 10] for t in topic.tolist()])
+    bored.scatter(turn + 1, topic, marker='s', s=16, color=[colours[t % 10] for t in topic.tolist()])
     bored.set(ylabel='topic', xlabel='turn', ylim=(num_topics - .5, -.5), yticks=range(num_topics),
               title='Topics that bore the user: nothing of them is clicked', xlim=(.5, turns + .5))
     bored.grid(axis='y', color='#eee')
     bored.set_axisbelow(True)
+    for ax in (slates, bored): ax.title.set_fontsize(9.5)
+    bored.tick_params(axis='y', labelsize=8)
     return figure
 
 def episode_picture():
@@ -194,7 +196,7 @@ def episode_picture():
 def write_episode_picture() -> Path:
     "Draw nbs/images/episode.png."
     path = repo_dir()/'nbs'/'images'/'episode.png'
-    episode_picture().savefig(path, dpi=140)
+    episode_picture().savefig(path, dpi=200)
     return path
 
 # %% ../../nbs/lib/pipeline/115_site.ipynb #232e854e
