@@ -97,6 +97,17 @@ def test_on_a_gpu_all_trainings_of_an_agent_are_one_job(copy):
     assert [job for job in ran(bare) if job.startswith(('pretrain ', 'train '))] == []
     assert len([job for job in ran(bare) if job.startswith('inspect ')]) == 3  # one was inspected before
 
+def test_what_is_trained_as_one_leaves_the_records_of_its_jobs(copy):
+    asked = Grid.of(dict(envs='diffuse_mix'))
+    for command, following in ('pretrain-many', 'train'), ('train-many', 'inspect'):
+        words = '--envs', 'diffuse_mix', '--seeds', '58407201,', '--scale', 'tiny', '--log'
+        made = typed(copy, 'slate-rl', command, *words)
+        assert made.returncode == 0, made.stdout + made.stderr
+        first = next(iter(to_do(asked, ['medium'])))
+        assert first.stage == following
+    [record] = (copy/'tiny'/'grid'/'train').glob('diffuse_mix*.json')
+    assert json.loads(record.read_text())['line'].startswith('slate-rl train-many --envs diffuse_mix')
+
 
 @nightly
 def test_killed_in_the_middle_and_begun_again_it_makes_the_same(chain, elsewhere):

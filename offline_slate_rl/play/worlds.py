@@ -260,16 +260,16 @@ def measure_world(env: EnvParams, budget: int = 300_000, seed: int = 0, episodes
     best = best_fixed_slate(env, budget, seed, episodes)
     return rows | {'best fixed slate': dict(best, made='privileged search, then shown to everyone at every turn')}
 
-# %% ../../nbs/lib/play/23_worlds.ipynb #0e671402
-def exchange(worlds: dict[str, dict], budget: int = 40_000, seed: int = 0):
+# %% ../../nbs/lib/play/23_worlds.ipynb #83ae12e2
+def exchange(worlds: dict[str, dict], budget: int = 40_000, seed: int = 0, episodes: int = EPISODES):
     "Search again in each world, from the slates of all worlds with its item table; update the rows."
     def table(name): return registry()[name].item_seed, registry()[name].item_exponent
     slates = {name: rows['best fixed slate']['slate'] for name, rows in worlds.items()}
     for name, rows in worlds.items():
         env, row = registry()[name], rows['best fixed slate']
         start = np.array([slate for other, slate in slates.items() if table(other) == table(name)])
-        best = best_fixed_slate(env, budget, seed + 1, start=start)
-        again = measured(env, item_table(env), FixedSlate(best['slate']), seed)
+        best = best_fixed_slate(env, budget, seed + 1, episodes, start)
+        again = measured(env, item_table(env), FixedSlate(best['slate']), seed, episodes)
         rows['best fixed slate'] = {**row, **again, 'slate': best['slate'],
                                     'searched': row['searched'] + best['searched']}
 
