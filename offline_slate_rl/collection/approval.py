@@ -52,7 +52,7 @@ def approval_of(params: Params, quality: str, behaviour: Behaviour) -> dict|None
         if all(record.get(key) == value for key, value in asked.items()): return record
     return None
 
-# %% ../../nbs/lib/collection/72_approval.ipynb #a42f9784
+# %% ../../nbs/lib/collection/72_approval.ipynb #0094259d
 def approve(params: Params, quality: str = 'medium',
             note: str = '',                      # why; needed against a blocking verdict
             by: str = '',                        # who; the login where empty
@@ -68,12 +68,19 @@ def approve(params: Params, quality: str = 'medium',
     if seen.blocking: _check_note(seen, note, auto, approve_command(params, quality, model_checkpoint))
     checkpoint, how = seen.checkpoint, seen.behaviour.how
     when = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    who = 'auto' if auto else by or _login()
     record = dict(checkpoint=checkpoint.recipe['checkpoint'], file=checkpoint.path.name,
                   **approved_way(seen.behaviour), how=how,
-                  by='auto' if auto else by or _login(), when=when, note=note, auto=auto, figures=seen.figures)
+                  by=_in_whole_letters(who), when=when, note=_in_whole_letters(note), auto=auto, figures=seen.figures)
     path = approvals_path(params, quality)
     with one_writer(path): write_json(path, approvals(params, quality) | {f'{checkpoint.sha256} {how}': record})
     return record
+
+def _in_whole_letters(text: str) -> str:
+    "`text` as UTF-8 holds it. A terminal of another encoding gives halves of letters."
+    try: content = text.encode('utf-8', 'surrogateescape')
+    except UnicodeEncodeError: content = text.encode('utf-8', 'replace')
+    return content.decode('utf-8', 'replace')
 
 def _check_note(seen: Inspection, note: str, auto: bool, command: str):
     reasons = ' '.join(seen.blocking)

@@ -217,7 +217,7 @@ def check_above(quality: str, measures: dict) -> Check:
     above = p < 0.001 and ours > other
     return Check(ABOVE, above, '' if above else f'{ours:.1f} beside {other:.1f}, p = {p:.2g}')
 
-# %% ../../nbs/lib/collection/76_verification.ipynb #b681bd4d
+# %% ../../nbs/lib/collection/76_verification.ipynb #59f3a775
 def params_of(artifact: Artifact) -> Params:
     "The parameters of the run that a dataset belongs to, or the dataset that a file was derived from."
     if artifact.kind == 'dataset': return run_params(artifact)
@@ -226,6 +226,7 @@ def params_of(artifact: Artifact) -> Params:
     return run_params(load_artifact(source, 'dataset', verify=False))
 
 @one_thread()
+@torch.random.fork_rng(devices=[])  # models are made before they get their weights
 def verify(path: Path, params: Params|None = None,  # None: those of the run that it belongs to
            sample: int = 5,                         # blocks that are played or encoded again
           ) -> tuple[list[Check], dict]:

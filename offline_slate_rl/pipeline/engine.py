@@ -23,7 +23,7 @@ class PipelineEngine:
     @classmethod
     def nb_language(cls, nb, language=None): return NBClientEngine.nb_language(nb, language)
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #b8a9c95e
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #94faf2f8
 import click, nbformat, yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import Engine, NBClientEngine, papermill_engines
@@ -32,9 +32,9 @@ from papermill.iorw import papermill_io
 from papermill.log import logger
 
 from ..core.errors import SlateRLError, nearest
-from ..core.params import (BEHAVIOURS, QUALITIES, agents, changed_env, default_scale, expanded,
-                                          outputs_dir, parsed_yaml, registry, repo_dir, scales, short_hash)
-from .client import Client, Notes, Terminal, hardware, how_it_went, typed_as
+from ..core.params import (BEHAVIOURS, QUALITIES, agents, canonical, changed_env, default_scale,
+                                          expanded, outputs_dir, parsed_yaml, registry, repo_dir, scales, short_hash)
+from .client import Client, Notes, Terminal, hardware, how_it_went, saving, typed_as
 from .index import write_index
 from .page import failure, how_it_ended, plain_error, template, write_report
 
@@ -116,7 +116,7 @@ def _fit(value, types: frozenset):
         if type(value).__name__ in types & {'dict', 'list'}: return value
     raise ValueError(f"{value!r} is none of {sorted(types)}.")
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #dd76fab1
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #44e1c052
 _INJECTED = {'PAPERMILL_INPUT_PATH', 'PAPERMILL_OUTPUT_PATH'}  # papermill's own, from --inject-paths
 _CHOICES = dict(env=registry, agent=agents, scale=scales, quality=lambda: QUALITIES, behaviour=lambda: BEHAVIOURS)
 
@@ -132,9 +132,12 @@ def _checked(notebook: Path, name: str, value, declared: Mapping[str, Parameter]
     except ValueError:
         kinds = ' or '.join(sorted(types)).replace('NoneType', 'None')
         raise NotebookError(f"{given}; expected {kinds}, such as its default {default!r}. {explained}") from None
-    mixture = name == 'quality' and str(value).startswith('mixed_')  # mixtures have names of their own
+    mixture = name == 'quality' and re.fullmatch(r'mixed_[\w.+-]+', str(value))  # mixtures have names of their own
     if value and not mixture and name in _CHOICES and value not in (valid := _CHOICES[name]()):
         raise NotebookError(f"{given}. {nearest(value, valid)}")
+    try: canonical(value).encode()
+    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError among them
+        raise NotebookError(f"{given}, which cannot be written to a file as text. Give numbers and texts.") from None
     return value
 
 def check_parameters(notebook: Path, given: Mapping, declared: Mapping[str, Parameter]) -> dict:
@@ -178,7 +181,7 @@ def report_path(notebook: Path, given: Mapping, declared: Mapping[str, Parameter
     if len(suffix.encode()) > 100: suffix = f'_{short_hash(varied)}'
     return outputs_dir(run.get('scale')).joinpath('reports', *folders, f'{notebook.stem}{suffix}.ipynb')
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #3adcf0f3
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #acbcb0af
 class ClientEngine(Engine):
     "As papermill's own, with `Client`."
     @classmethod
@@ -186,10 +189,10 @@ class ClientEngine(Engine):
                                  start_timeout=60, execution_timeout=None, terminal=None, env=None, **kwargs):
         # On a machine that is busy the end of a cell may be told long after its reply; nbclient waits four seconds.
         kwargs['iopub_timeout'] = max(60, kwargs.get('iopub_timeout') or 0)
-        # A kernel warns on the terminal, at each start, that it talks to this process over local TCP.
+        # Not heard: a kernel warns at its start that it talks over local TCP, and may call its end an error.
         client = Client(nb_man, kernel_name=kernel_name, log=logger, log_output=log_output, stdout_file=stdout_file,
                         stderr_file=stderr_file, startup_timeout=start_timeout, timeout=execution_timeout,
-                        extra_arguments=['--log-level=ERROR'], **kwargs)
+                        extra_arguments=['--log-level=CRITICAL'], **kwargs)
         client.terminal = terminal
         return client.execute(env=env)
 
@@ -249,7 +252,7 @@ def _mark(nb, ename: str, says: str):
     error = nbformat.v4.new_output('error', ename=ename, evalue=says, traceback=[f'{ename}: {says}'])
     cell.outputs = [output for output in cell.outputs if output.output_type != 'error'] + [error]
 
-# %% ../../nbs/lib/pipeline/91_engine.ipynb #635be606
+# %% ../../nbs/lib/pipeline/91_engine.ipynb #d8cd50f2
 def _beside(path: Path, how: str) -> Path: return path.with_stem(f'{path.stem}_{how}')
 
 def _remove_reports(path: Path, *hows: str):
@@ -279,8 +282,7 @@ def execute(nb, kernel_name, input_path=None, **kwargs):
     source = pipeline_notebook(_local(input_path))
     if source is None: return NBClientEngine.execute_notebook(nb, kernel_name, input_path=input_path, **kwargs)
     nb, run, own_place = _with_checked_parameters(nb, source, kernel_name)
-    target = nb.metadata.papermill.get('output_path')
-    path = _local(target)
+    path = _local(target := nb.metadata.papermill.get('output_path'))
     is_own = path == own_place
     if is_own: kwargs['output_path'] = str(_beside(path, 'running'))
     elif path: path.with_suffix('.html').unlink(missing_ok=True)
@@ -293,8 +295,9 @@ def execute(nb, kernel_name, input_path=None, **kwargs):
     try: raise_for_execution_errors(nb, str(path) if path else target)
     except PapermillExecutionError as stopped: raise _failed(stopped, source, page) from None
     finally:
-        if page: write_report(nb, page, run, source.parent)
-        if is_own: write_index(outputs_dir(run.get('scale'))/'reports', template())
+        with saving(page):
+            if page: write_report(nb, page, run, source.parent)
+            if is_own: write_index(outputs_dir(run.get('scale'))/'reports', template())
     if page: logger.info(how_it_went(nb, page))
     return nb
 

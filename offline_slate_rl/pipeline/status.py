@@ -8,7 +8,7 @@ __all__ = ['STOPPED', 'WIDTH', 'NOTHING', 'REACTING', 'ROUNDED', 'last_run', 'st
            'overridden_envs', 'status', 'overview', 'in_words', 'demo_table', 'demo_datasets', 'demo_paths', 'show',
            'dataset_paths', 'verify_path', 'verify_paths', 'verify_grid']
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #d56030f0
+# %% ../../nbs/lib/pipeline/95_status.ipynb #4091b4e5
 import os, platform, re, shlex, textwrap, time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +21,7 @@ from ..collection.behaviours import OWN, find_behaviour
 from ..collection.repair import identity, label_of, read_manifest, remedy
 from ..collection.verification import require, verification, verify
 from ..core.errors import DamagedError, MissingError, SlateRLError
-from ..core.files import files_below
+from ..core.files import files_below, tell_once
 from ..core.params import (AGENTS, QUALITIES, USUAL_AGENT, Params, load_params, outputs_dir,
                                           parsed_overrides, registry, seeds)
 from ..core.store import Artifact, load_artifact, read_rows
@@ -145,12 +145,15 @@ def _rise(zero: Artifact|None, target: Artifact|None) -> dict[str, str]:
     if zero: row['curve'] = 'rising' if reward - half > zero.provenance['validation']['val_reward'] else 'NOT rising'
     return row
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #6c7047b5
+# %% ../../nbs/lib/pipeline/95_status.ipynb #a178dfd2
 def approval_status(params: Params) -> str:
     "Who has let the medium checkpoint collect as the parameters want it played."
     behaviour, why_not = _there(lambda: find_behaviour(params, 'medium'))
     if not behaviour: return '' if why_not == 'missing' else why_not
-    given = approval_of(params, 'medium', behaviour)
+    try: given = approval_of(params, 'medium', behaviour)
+    except DamagedError as error:
+        tell_once(f'Left out: {error}')
+        return 'DAMAGED'
     return f"by {given['by']}, {given['when'][:10]}" if given else 'waiting'
 
 def dataset_status(params: Params, quality: str) -> str:
