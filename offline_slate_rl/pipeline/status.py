@@ -8,9 +8,10 @@ __all__ = ['STOPPED', 'WIDTH', 'NOTHING', 'REACTING', 'ROUNDED', 'last_run', 'st
            'overridden_envs', 'status', 'overview', 'in_words', 'demo_table', 'demo_datasets', 'demo_paths', 'show',
            'dataset_paths', 'verify_path', 'verify_paths', 'verify_grid']
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #4091b4e5
+# %% ../../nbs/lib/pipeline/95_status.ipynb #e6490e4a
 import os, platform, re, shlex, textwrap, time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ..core.store import Artifact, load_artifact, read_rows
 from ..data.asking import ACTIONS, DENSITIES
 from ..data.loading import DERIVED, dataset_of, find_datasets
 from ..data.logged import find_logged
+from .index import facts_of
 from ..rankers.ranker import ranker_source
 from ..training.checkpoints import checkpoints, find_checkpoint, target_name
 from ..training.encoders import RAW_BELIEFS
@@ -65,24 +67,37 @@ def is_alive(process: int) -> bool:
     except PermissionError: pass  # somebody else's
     return True
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #a8a9bd25
+# %% ../../nbs/lib/pipeline/95_status.ipynb #6271f581
 def given_in(command: str) -> dict[str, str]:
     "The parameters of a notebook's line, by name."
     try: words = shlex.split(command)
     except ValueError: return {}  # cut off
     return {words[at + 1]: words[at + 2] for at in range(len(words) - 2) if words[at] == '-p'}
 
-def _unfinished(params: Params, stage: str) -> str:
-    "What of a stage of this agent and seed runs, or how it ended last where that was not well."
-    logs = (params.outputs/'logs'/params.env.label).glob(f'{stage}*.log')
-    states = []
-    for log in sorted(logs, key=lambda log: log.stat().st_mtime):
+def _ends(params: Params, stage: str) -> Iterator[tuple[float, str]]:
+    "When the runs of a stage, of this agent and seed, wrote their logs, and how they ended; '' where that was well."
+    for log in (params.outputs/'logs'/params.env.label).glob(f'{stage}*.log'):
         command, state = last_run(log)
         given = given_in(command)
         who = given.get('agent', USUAL_AGENT), given.get('seed', str(seeds()[0]))
-        if who == (params.agent_name, str(params.seed)): states.append(state)
-    running = [state for state in states if state.startswith('running')]
-    return next(iter([*running, *states[-1:]]), '').replace('done', '')
+        if who == (params.agent_name, str(params.seed)): yield log.stat().st_mtime, state.replace('done', '')
+
+def _reported(params: Params, stage: str) -> Iterator[tuple[float, str]]:
+    "The same by reports, when the runs began: one that was refused, or found everything, has no log."
+    number, name, *quality = stage.split('_')
+    for page in (params.outputs/'reports'/params.env.label).joinpath(*quality).glob(f'{number}_{name}*.html'):
+        facts = facts_of(page) or {}
+        if (facts.get('agent'), facts.get('seed')) != (params.agent_name, params.seed): continue
+        try: began, state = datetime.fromisoformat(facts['start']).timestamp(), facts['state']
+        except (KeyError, TypeError, ValueError): continue  # a page of another version
+        yield began, '' if state == 'done' else f'{state}, see {page.name}'
+
+def _unfinished(params: Params, stage: str) -> str:
+    "What of a stage of this agent and seed runs, or how it ended last where that was not well."
+    ends = list(_ends(params, stage))
+    running = [state for _, state in ends if state.startswith('running')]
+    if running: return running[0]
+    return max([*ends, *_reported(params, stage)], default=(0, ''))[1]
 
 def _with(there: str, unfinished: str) -> str:
     "What there is, and then what runs or has failed."
@@ -201,7 +216,7 @@ def status(scale: str = '', env: str = '', agent: str = USUAL_AGENT, seed: int|N
     found = [load_params(agent=agent, seed=seed, scale=scale, **its) for its in asked.values()]
     return pd.DataFrame({params.env.label: env_status(params) for params in found}).T
 
-# %% ../../nbs/lib/pipeline/95_status.ipynb #c712d5cf
+# %% ../../nbs/lib/pipeline/95_status.ipynb #0cacb332
 WIDTH, NOTHING = 120, '·'
 _OVERVIEW = dict(logged='logged', ranker='ranker', training='steps', validation='validation', approval='approved',
                  **{quality: quality for quality in QUALITIES})
@@ -214,6 +229,8 @@ _SHORT = [(r'^(\d+) trajectories.*', r'\1'), (r'^(\S+) trained.*|^(\S+), nothing
 def _short(said: str) -> str:
     "What `env_status` says of one thing, in a few characters."
     if said in ('', 'missing'): return NOTHING
+    there, failed, _ = said.partition('; the last run ')
+    if failed: return f'{_short(there)[:9]}!'
     for word in 'DAMAGED', 'FAILED', 'failed', 'interrupted', 'running':
         if word in said: return word
     for pattern, short in _SHORT:
@@ -225,7 +242,8 @@ def overview(table: pd.DataFrame) -> str:
     short = pd.DataFrame({head: table[column].map(_short) for column, head in _OVERVIEW.items()})
     return (f"{short.to_string()}\n\n"
             f"{NOTHING}: not there. logged: trajectories; validation: return of the target step; "
-            "random to oracle: mean return of the\ndataset. One environment in words: slate-rl status ENV")
+            "random to oracle: mean return of the\ndataset. !: the last run failed or was interrupted. "
+            "One environment in words: slate-rl status ENV")
 
 def in_words(table: pd.DataFrame) -> str:
     "A paragraph for each thing of the one environment of `status`."
