@@ -3708,6 +3708,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'offline_slate_rl/studies/ope.py')},
             'offline_slate_rl.training.checkpoints': { 'offline_slate_rl.training.checkpoints.Run': ( 'lib/training/checkpoints.html#run',
                                                                                                       'offline_slate_rl/training/checkpoints.py'),
+                                                       'offline_slate_rl.training.checkpoints._built_again': ( 'lib/training/checkpoints.html#_built_again',
+                                                                                                               'offline_slate_rl/training/checkpoints.py'),
                                                        'offline_slate_rl.training.checkpoints._spec': ( 'lib/training/checkpoints.html#_spec',
                                                                                                         'offline_slate_rl/training/checkpoints.py'),
                                                        'offline_slate_rl.training.checkpoints.artifact_of': ( 'lib/training/checkpoints.html#artifact_of',

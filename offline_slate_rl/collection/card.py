@@ -200,7 +200,7 @@ def trained_with(artifact: Artifact) -> dict[str, str]:
     space = recipe['spaces']['ranker']
     return of_agent | (_ranker_facts(space, artifact) if space else {})
 
-# %% ../../nbs/lib/collection/77_card.ipynb #e45bc931
+# %% ../../nbs/lib/collection/77_card.ipynb #1adc6d67
 PRIVILEGED_WORDS = {True: 'yes: the behaviour, or a part of it, knows what only the simulator knows', False: 'no'}
 
 def facts_of(artifact: Artifact) -> dict[str, str]:
@@ -212,7 +212,7 @@ def facts_of(artifact: Artifact) -> dict[str, str]:
     if 'sources' not in recipe: facts['Users'] = f"{recipe['users']} of seed {recipe['seed']}"
     if is_replay(recipe): facts['Users'] += f", from number {recipe['first_episode']} on"
     facts |= {'Observations': observed_by(recipe['spaces']['encoder']), 'Actions': acted_by(recipe['spaces']['ranker']),
-              'Privileged': PRIVILEGED_WORDS[recipe['privileged']]}
+              'Privileged': PRIVILEGED_WORDS.get(recipe['privileged'], 'not recorded')}
     inputs = [f'{kind} sha256 {sha256}' for kind, sha256 in recipe['inputs'].items()]
     facts['Made from'] = ', '.join(inputs) or 'nothing that was trained'
     if 'about' in provenance: facts['Latents'] = provenance['about']

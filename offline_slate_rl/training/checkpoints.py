@@ -128,21 +128,30 @@ def artifact_of(sha256: str, kind: str, params: Params, checkpoint: str = '') ->
     found.sort(key=lambda artifact: artifact.recipe.get('checkpoint') != checkpoint)  # `best` has the bytes of a step
     return load_artifact(found[0].path, kind)
 
-# %% ../../nbs/lib/training/60_checkpoints.ipynb #04fb2715
+# %% ../../nbs/lib/training/60_checkpoints.ipynb #d4875bac
 def built_from(agent: Agent, agent_name: str) -> dict:
     "What an agent is built from, as plain values."
     return dict(agent_name=agent_name, env=agent.env.model_dump(), agent=agent.params.model_dump(),
                 ranker=_spec(agent.ranker))
 
+def _built_again(content: dict, source: str) -> Agent:
+    "The agent of a checkpoint's parameters, its weights not yet loaded."
+    built = content['params']
+    env = validated(EnvParams, dict(built['env']), source, 'env')
+    ranker = build_ranker(env, built['ranker']) if built['ranker'] else None
+    return make_agent(env, agent_params(built['agent'], source), ranker)
+
 def load_agent(checkpoint: Artifact) -> Agent:
     "The agent of a checkpoint, complete, ready to play; everything it needs is in the file."
     content, source = load_tensors(checkpoint.path), str(checkpoint.path)
-    built = content['params']
-    env = validated(EnvParams, built['env'], source, 'env')
-    ranker = build_ranker(env, built['ranker']) if built['ranker'] else None
-    agent = make_agent(env, agent_params(built['agent'], source), ranker)
+    try: agent = _built_again(content, source)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{source} does not hold what an agent is built from ({type(error).__name__}: {error}). "
+                           f"Train it again with force: {checkpoint.provenance['command']}") from error
     try: agent.load_state_dict(content['state_dict'])
-    except RuntimeError as error: raise DamagedError(f"{source} does not fit its own parameters: {error}") from None
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise DamagedError(f"{source} does not fit its own parameters: {error}") from None
+    ranker = agent.ranker
     if ranker is not None and not (torch.isfinite(ranker.scale).all() and torch.isfinite(ranker.centre).all()):
         raise DamagedError(f"{source} has no action bounds. "
                            f"Train it again with force: {checkpoint.provenance['command']}")
