@@ -47,7 +47,7 @@ def about(dataset: Dataset, **more) -> dict:
 def about_json(dataset: Dataset, **more) -> str:
     return json.dumps(about(dataset, **more), sort_keys=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #8cf0355e
+# %% ../../nbs/lib/collection/78_export.ipynb #b70f5ebe
 VIEWS = 'slate', 'latent'
 
 def seen_and_done(episodes: Episodes, view: str) -> tuple[torch.Tensor|None, torch.Tensor|None]:
@@ -65,9 +65,10 @@ def columns(episodes: Episodes, first: int, view: str = 'latent', oracle: bool =
                  slates=episodes.slates[:, 1:], clicks=episodes.clicks[:, 1:], episode_ids=numbers, timesteps=timesteps)
     of_actions = view == 'latent' or episodes.latents is None  # with latents, log_probs are theirs, not the slates'
     if of_actions and episodes.log_probs is not None: found['log_probs'] = episodes.log_probs
-    seen, done = seen_and_done(episodes, view)
-    if done is not None: found['actions'] = done
-    if seen is not None: found |= dict(observations=seen[:, :-1], next_observations=seen[:, 1:])
+    observations, actions = seen_and_done(episodes, view)
+    if actions is not None: found['actions'] = actions
+    if observations is not None:
+        found |= dict(observations=observations[:, :-1], next_observations=observations[:, 1:])
     if oracle:
         found |= {'oracle/users': episodes.users[:, 1:], 'oracle/bored': episodes.bored}
         found['oracle/scores'] = episodes.scores
@@ -294,7 +295,7 @@ def _keep_other(target: Path, same: bool):
     "An error if the existing file is not the same export."
     if not same: raise SlateRLError(f"{target} exists. Replace it with --force, or give another --output.")
 
-# %% ../../nbs/lib/collection/78_export.ipynb #9cf40716
+# %% ../../nbs/lib/collection/78_export.ipynb #4585e342
 def _checked_format(to: str, view: str):
     "An error for an unknown format or view, or if Minari is needed and missing."
     for given, valid, what in (to, WRITERS, 'format'), (view or 'slate', VIEWS, 'view'):
@@ -335,8 +336,9 @@ def export_dataset(path: Path, to: str,
 def _write_export(dataset: Dataset, target: Path, to: str, view: str, oracle: bool, force: bool) -> Path:
     "Write an export, unless the same export exists."
     if target.exists() and not force and to != 'pkl':
-        told = about(dataset, **({} if to == 'parquet' else dict(view=view)), oracle=oracle)
-        _keep_other(target, _told_by(target, to) == json.loads(json.dumps(told)))
+        with_view = {} if to == 'parquet' else dict(view=view)
+        wanted = json.loads(json.dumps(about(dataset, **with_view, oracle=oracle)))
+        _keep_other(target, _told_by(target, to) == wanted)
         return target
     whole = atomic_folder if to == 'minari' else atomic
     with whole(target) as temporary:

@@ -221,7 +221,7 @@ def _common_fields(datasets: dict[str, Dataset], latents: Latents) -> set[str]:
     if not any(latents.encoded.values()): return common
     return common - {'log_probs'} | {'latents'}  # log_probs are densities of the policy's own latents only
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #b0ce97cd
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #71f70324
 def _of_source(dataset: Dataset, episodes: np.ndarray, encoder: SlateEncoder|None, fields: set[str]) -> Episodes:
     "Episodes of one dataset, their slates encoded if an encoder is given."
     taken = dataset.take(episodes)
@@ -232,14 +232,14 @@ def _gathered(mixture: Mixture, latents: Latents, rows: slice) -> Episodes:
     "The episodes `rows` of a mixture; each dataset is read once, in order."
     fields = _common_fields(mixture.datasets, latents)
     sources, episodes = (array[rows] for array in mixture.plan)
-    parts, places = [], []
+    parts, positions = [], []
     for number, (name, dataset) in enumerate(mixture.datasets.items()):
-        at = np.flatnonzero(sources == number)
-        if not len(at): continue
+        of_dataset = np.flatnonzero(sources == number)
+        if not len(of_dataset): continue
         encoder = latents.encoder if latents.encoded[name] else None
-        parts.append(_of_source(dataset, episodes[at], encoder, fields))
-        places.append(at)
-    order = np.argsort(np.concatenate(places))
+        parts.append(_of_source(dataset, episodes[of_dataset], encoder, fields))
+        positions.append(of_dataset)
+    order = np.argsort(np.concatenate(positions))
     return Episodes.cat(parts)[torch.from_numpy(order)]
 
 @torch.no_grad()
@@ -315,16 +315,17 @@ def mix(params: Params, datasets: dict[str, Dataset],
         make = partial(_make, path, mixture, latents, users, recipe, recorded, say)
         return made_or_reused(path, 'dataset', recipe, make, force, say, exactly=True)
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #e864d89b
-def _replayed_block(of: dict, env: EnvParams, block: int,
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #94fbabbd
+def _replayed_block(source: dict,       # of the recipe
+                    env: EnvParams, block: int,
                     at: np.ndarray,     # positions of the episodes in the block
                     played: Episodes) -> Episodes:
     "Show the slates of some episodes again to the users of their block."
-    size = of['block_size']
+    size = source['block_size']
     script = torch.zeros(size, *played.slates[:, 1:].shape[1:], dtype=torch.long)
     script[at] = played.slates[:, 1:].long()
     simulator = TopicRec(env, item_table(env), size)
-    return rollout(simulator, Scripted(script), size, first_block=block, oracle=True, **users_of(of))[at]
+    return rollout(simulator, Scripted(script), size, first_block=block, oracle=True, **users_of(source))[at]
 
 def _differs(again: Episodes, played: Episodes) -> str:
     "What differs; empty if nothing does."
@@ -333,7 +334,7 @@ def _differs(again: Episodes, played: Episodes) -> str:
     if played.users is None: return ''
     return '' if (again.users - played.users).abs().max() < 1e-5 else 'another user'
 
-# %% ../../nbs/lib/collection/74_mixtures.ipynb #0429e86c
+# %% ../../nbs/lib/collection/74_mixtures.ipynb #8d3fa0cd
 @one_thread()
 def replayed(dataset: Dataset, env: EnvParams,
              rows: np.ndarray,  # numbers of episodes
@@ -341,14 +342,15 @@ def replayed(dataset: Dataset, env: EnvParams,
     "Play episodes of a mixture again, with the users of their datasets. What differs, or an empty string."
     sources, episodes = dataset.transitions('sources', 'source_episodes').values()
     sources, episodes, users = sources[rows], episodes[rows], dataset.user_ids[rows]
-    for number, of in enumerate(dataset.recipe['sources']):
-        blocks = episodes//of['block_size']
+    for number, source in enumerate(dataset.recipe['sources']):
+        size = source['block_size']
+        blocks = episodes//size
+        first_user = user_ids(source['seed'], source['users'], source.get('first_episode', 0), 1)
         for block in np.unique(blocks[sources == number]):
-            here = np.flatnonzero((sources == number) & (blocks == block))
-            where = f"in episodes {rows[here].tolist()} from {of['quality']}"
-            first = user_ids(of['seed'], of['users'], of.get('first_episode', 0), 1)
-            if not np.array_equal(first + episodes[here], users[here]): return f'other user ids {where}'
-            played, at = dataset.take(rows[here]), episodes[here] % of['block_size']
-            again = _replayed_block(of, env, int(block), at, played)
+            of_block = np.flatnonzero((sources == number) & (blocks == block))
+            where = f"in episodes {rows[of_block].tolist()} from {source['quality']}"
+            if not np.array_equal(first_user + episodes[of_block], users[of_block]): return f'other user ids {where}'
+            played = dataset.take(rows[of_block])
+            again = _replayed_block(source, env, int(block), episodes[of_block] % size, played)
             if wrong := _differs(again, played): return f'{wrong} {where}'
     return ''

@@ -159,7 +159,7 @@ class Grid:
         outputs = self.folder.parent
         return f'../{job.made.relative_to(outputs)}' if job.made.is_relative_to(outputs) else str(job.made)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #4244bb5a
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #938838d2
 def needs(grid: Grid, job: Job) -> list[Job]:
     "The jobs that this one depends on."
     p, quality = job.params, job.quality
@@ -175,8 +175,9 @@ def needs(grid: Grid, job: Job) -> list[Job]:
         data = of_run('mix' if quality in mixtures() else 'verify', quality=quality)
         return [data, *([of_run('train')] if quality == 'random' else [])]  # its encoder makes the beliefs
     if job.stage == 'verify': return [of_run('collect', quality=quality)]
-    before = [of_run('inspect', quality=quality)] if OWN[quality] == 'agent' else \
-             [of_run('train')] if quality == 'replay' else [pretraining]
+    if OWN[quality] == 'agent': before = [of_run('inspect', quality=quality)]
+    elif quality == 'replay': before = [of_run('train')]
+    else: before = [pretraining]
     if job.stage == 'play' or grid.shards == 1 or quality == 'replay': return before
     parts = range(1, grid.shards + 1)
     return before + [of_run('play', quality=quality, shard=f'{part}/{grid.shards}') for part in parts]
@@ -279,7 +280,7 @@ def _row(rows: dict, job: Job) -> dict|None:
     return max((row for name, row in rows.items() if name.split()[0] == job.stage), key=lambda row: row['seconds'],
                default=None)
 
-# %% ../../nbs/lib/pipeline/96_grid.ipynb #af6df2a3
+# %% ../../nbs/lib/pipeline/96_grid.ipynb #6e74e9e7
 def content_of(path: Path) -> dict:
     "The content of a manifest or a record; empty if it cannot be read."
     try: return json.loads(path.read_bytes())
@@ -287,15 +288,16 @@ def content_of(path: Path) -> dict:
 
 def measured(scale: str) -> dict[str, dict]:
     "Kind of job -> mean costs of the finished jobs of a scale, and the work of one job."
-    rows = {}
+    records = {}  # kind of job -> records of finished jobs
+    def mean(rows: list[dict], figure: str) -> float: return round(sum(row[figure] for row in rows)/len(rows), 1)
     grid = Grid.of(dict(scale=scale, envs='all', seeds='all', agents='all'))
     every = {job.record: job for target in TARGETS[:-1] for job in chain(grid, target_jobs(grid, target))}
     for path, job in every.items():
         if (record := content_of(path)).get('core_seconds'):
-            its = record | dict(seconds=record['core_seconds'], work=work(job))
-            rows.setdefault(kind(job), []).append(its)
-    return {name: {figure: round(sum(row[figure] for row in its)/len(its), 1) for figure in FIGURES}
-                  | dict(work=its[0]['work'], jobs=len(its)) for name, its in sorted(rows.items())}
+            row = record | dict(seconds=record['core_seconds'], work=work(job))
+            records.setdefault(kind(job), []).append(row)
+    return {name: {figure: mean(rows, figure) for figure in FIGURES} | dict(work=rows[0]['work'], jobs=len(rows))
+            for name, rows in sorted(records.items())}
 
 def keep_costs(*its_scales: str) -> Path:
     "Write params/costs.yaml from the records of these scales."

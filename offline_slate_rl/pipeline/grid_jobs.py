@@ -276,18 +276,28 @@ def plan_table(jobs: list[Job]):
     return pd.DataFrame({'jobs': sums.jobs.astype(int), 'core hours': (sums.hours/3600).round(2),
                          'GB': (sums.disk/1000).round(2), 'memory of one, GB': (sums.memory/1000).round(1)})
 
-# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #b8791cb8
+# %% ../../nbs/lib/pipeline/97_grid_jobs.ipynb #a46cf9ba
 def keep_plan(grid: Grid, targets: list[str], cores: int):
     "Record what `run_grid` was asked to do, so that `progress` can show it."
     write_json(grid.folder/'plan.json', dict(config=grid.config, targets=targets, cores=cores, began=time.time()))
 
-def seconds_left(grid: Grid, jobs: dict[Job, str], cores: int, began: float) -> float:
+def _pace(jobs: dict[Job, str], began: float) -> float:
+    "Real seconds per expected second of the jobs that finished after `began`; 1 if there are none."
+    spent = expected = 0.
+    for job, its_state in jobs.items():
+        if its_state != 'done' or not job.record.is_file() or job.record.stat().st_mtime <= began: continue
+        record = content_of(job.record)
+        if 'core_seconds' not in record: continue
+        spent += record['seconds']
+        expected += cost(job)['seconds']
+    return spent/expected if expected else 1.
+
+def seconds_left(grid: Grid,
+                 jobs: dict[Job, str],  # job -> its state
+                 cores: int, began: float) -> float:
     "Estimated seconds left; expected costs are scaled by how long finished jobs really took."
-    done = [(content_of(job.record), cost(job)['seconds']) for job, its in jobs.items()
-            if its == 'done' and job.record.is_file() and job.record.stat().st_mtime > began]
-    done = [(record['seconds'], seconds) for record, seconds in done if 'core_seconds' in record]
-    spent, expected = map(sum, zip(*done)) if done else (1., 1.)
-    left = {job: spent/expected*cost(job)['seconds'] for job, its in jobs.items() if its in ('', 'running', 'silent')}
+    pace, unfinished = _pace(jobs, began), ('', 'running', 'silent')
+    left = {job: pace*cost(job)['seconds'] for job, its_state in jobs.items() if its_state in unfinished}
     for stage in AS_ONE if grid.stacked else ():
         if trainings := [job for job in left if job.stage == stage]:
             of_all = stacked_seconds(trainings)

@@ -72,14 +72,14 @@ def labels(rows: pd.DataFrame) -> pd.Series:
             table.loc[its.index[its.variant == name], 'label'] = label + more
     return table.label
 
-# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #2adc4c1f
+# %% ../../nbs/lib/pipeline/89_over_seeds.ipynb #8e6c61e7
 CASE = ['env', 'checkpoint', 'episodes']  # agents are compared only if these are equal
 
 def once(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     "The newest row of each seed with its label, and sentences about rows that were left out."
     measured = list(zip(runs.checkpoint, runs.episodes, runs.sha256))
-    told = {its for its, run in zip(measured, runs.run) if run}
-    repeated = np.array([not run and its[-1] != '' and its in told for its, run in zip(measured, runs.run)], bool)
+    named = {key for key, run in zip(measured, runs.run) if run}
+    repeated = np.array([not run and key[-1] != '' and key in named for key, run in zip(measured, runs.run)], bool)
     runs = runs[~repeated].sort_values('measured', kind='stable')
     budget = (runs.checkpoint == 'best') & (runs.trained > 0)
     of = runs.checkpoint + ' of ' + runs.trained.astype(int).astype(str)
