@@ -2437,6 +2437,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._old_verification': ( 'lib/pipeline/grid_jobs.html#_old_verification',
                                                                                                                 'offline_slate_rl/pipeline/grid_jobs.py'),
+                                                     'offline_slate_rl.pipeline.grid_jobs._pace': ( 'lib/pipeline/grid_jobs.html#_pace',
+                                                                                                    'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._play': ( 'lib/pipeline/grid_jobs.html#_play',
                                                                                                     'offline_slate_rl/pipeline/grid_jobs.py'),
                                                      'offline_slate_rl.pipeline.grid_jobs._pretrain': ( 'lib/pipeline/grid_jobs.html#_pretrain',

@@ -31,13 +31,13 @@ from ..training.encoders import recorded_env
 from ..training.latent_env import latent_spec
 from ..world.gymnasium_env import action_space, gymnasium_id, observation_space
 
-# %% ../../nbs/lib/collection/78_export.ipynb #fd065bec
+# %% ../../nbs/lib/collection/78_export.ipynb #0e41010b
 def references(env: EnvParams) -> dict|None:
-    "The committed reference returns; an environment on somebody's item table has none."
+    "The reference returns in params/references.yaml; None for an environment with an item table from a file."
     return None if env.item_embeddings else reference(env)
 
 def about(dataset: Dataset, **more) -> dict:
-    "Where an export comes from: equal for equal datasets, wherever they lie."
+    "Provenance of an export; it does not depend on the dataset's path."
     more = {key: value for key, value in more.items() if value}
     made_by = f"offline-slate-rl {version('offline-slate-rl')}"
     derived = dict(derived=[artifact.recipe for artifact in dataset.derived]) if dataset.derived else {}
@@ -47,46 +47,47 @@ def about(dataset: Dataset, **more) -> dict:
 def about_json(dataset: Dataset, **more) -> str:
     return json.dumps(about(dataset, **more), sort_keys=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #f069ff93
+# %% ../../nbs/lib/collection/78_export.ipynb #b70f5ebe
 VIEWS = 'slate', 'latent'
 
 def seen_and_done(episodes: Episodes, view: str) -> tuple[torch.Tensor|None, torch.Tensor|None]:
-    "Observations (n, H+1, ...) and actions (n, H, ...) of a view, where they are there."
+    "Observations (n, H+1, ...) and actions (n, H, ...) of a view; None where the dataset has none."
     if view == 'latent': return episodes.beliefs, episodes.latents
     slates = episodes.slates
     return torch.cat([slates, episodes.clicks.to(slates.dtype)], -1), slates[:, 1:]
 
 def columns(episodes: Episodes, first: int, view: str = 'latent', oracle: bool = False) -> dict[str, np.ndarray]:
-    "D4RL's keys and ours, each (n, H, ...); `first` is the number of the first episode."
+    "Arrays by D4RL's keys and ours, each (n, H, ...); `first` is the number of the first episode."
     n, horizon = episodes.rewards.shape
     numbers = torch.arange(first, first + n, dtype=torch.int32)[:, None].expand(n, horizon)
     timesteps = torch.arange(horizon, dtype=getattr(torch, whole_type('timesteps', horizon))).expand(n, horizon)
     found = dict(rewards=episodes.rewards, terminals=episodes.terminals, timeouts=episodes.timeouts,
                  slates=episodes.slates[:, 1:], clicks=episodes.clicks[:, 1:], episode_ids=numbers, timesteps=timesteps)
-    of_actions = view == 'latent' or episodes.latents is None  # log_probs are those of latents, where there are any
+    of_actions = view == 'latent' or episodes.latents is None  # with latents, log_probs are theirs, not the slates'
     if of_actions and episodes.log_probs is not None: found['log_probs'] = episodes.log_probs
-    seen, done = seen_and_done(episodes, view)
-    if done is not None: found['actions'] = done
-    if seen is not None: found |= dict(observations=seen[:, :-1], next_observations=seen[:, 1:])
+    observations, actions = seen_and_done(episodes, view)
+    if actions is not None: found['actions'] = actions
+    if observations is not None:
+        found |= dict(observations=observations[:, :-1], next_observations=observations[:, 1:])
     if oracle:
         found |= {'oracle/users': episodes.users[:, 1:], 'oracle/bored': episodes.bored}
         found['oracle/scores'] = episodes.scores
     return {key: np.ascontiguousarray(value.numpy()) for key, value in found.items()}
 
-# %% ../../nbs/lib/collection/78_export.ipynb #cc4c27c4
+# %% ../../nbs/lib/collection/78_export.ipynb #1f01c9f1
 def blocks(dataset: Dataset, size: int = 100) -> Iterator[tuple[int, Episodes]]:
-    "First episode and episodes of each block."
+    "For each block of `size` episodes: the number of its first episode, and the episodes."
     for first in range(0, len(dataset), size): yield first, dataset.episodes(first, min(size, len(dataset) - first))
 
 def per_episode(dataset: Dataset, first: int, episodes: Episodes, oracle: bool) -> dict[str, np.ndarray]:
-    "What there is of each episode, (n, ...)."
+    "Arrays with one entry per episode, (n, ...)."
     found = dict(initial_slates=episodes.slates[:, 0], initial_clicks=episodes.clicks[:, 0])
     if oracle: found['oracle/initial_users'] = episodes.users[:, 0]
     arrays = {key: np.ascontiguousarray(value.numpy()) for key, value in found.items()}
     return arrays | dict(user_ids=dataset.user_ids[first:first + len(episodes)])
 
 def parts(dataset: Dataset, view: str, oracle: bool) -> Iterator[tuple[dict, dict]]:
-    "Columns, and what is given once an episode, block by block."
+    "Block by block: arrays with an entry per transition, and arrays with an entry per episode."
     for first, episodes in blocks(dataset):
         yield columns(episodes, first, view, oracle), per_episode(dataset, first, episodes, oracle)
 
@@ -142,18 +143,18 @@ def write_parquet(dataset: Dataset, path: Path, view: str, oracle: bool):
     finally:
         if writer is not None: writer.close()
 
-# %% ../../nbs/lib/collection/78_export.ipynb #a56d52e1
+# %% ../../nbs/lib/collection/78_export.ipynb #6560bfa4
 def env_spec(env: EnvParams) -> gymnasium.envs.registration.EnvSpec|None:
-    "Gymnasium's specification of this very world; None where its item table is in a file only."
+    "Gymnasium's specification of this environment; None if its item table comes from a file."
     if env.item_embeddings or env.name not in registry(): return None
     spec, registered = copy.deepcopy(gymnasium.spec(gymnasium_id(env.name))), registry()[env.name].model_dump()
     changed = {key: value for key, value in env.model_dump().items() if value != registered[key]}
     spec.kwargs = dict(env=env.name, **changed)
     return spec
 
-# %% ../../nbs/lib/collection/78_export.ipynb #b019e84e
+# %% ../../nbs/lib/collection/78_export.ipynb #717ff8e4
 def recoverable(dataset: Dataset, view: str) -> tuple[gymnasium.envs.registration.EnvSpec|None, str]:
-    "Gymnasium's specification of an export's environment; None, and why, where there is none."
+    "Gymnasium's specification of an export's environment and ''; or None and the reason."
     env = recorded_env(dataset)
     if view == 'slate':
         spec = env_spec(env)
@@ -162,9 +163,9 @@ def recoverable(dataset: Dataset, view: str) -> tuple[gymnasium.envs.registratio
     except SlateRLError as error: return None, str(error)
     return spec, ''
 
-# %% ../../nbs/lib/collection/78_export.ipynb #49ba46bd
+# %% ../../nbs/lib/collection/78_export.ipynb #647f962d
 def export_stem(dataset: Dataset) -> str:
-    "The dataset's name, with what was derived."
+    "The dataset's name, followed by the kind and model of each derived array."
     derived = [f"_{artifact.kind}-{artifact.recipe['model'][:8]}" for artifact in dataset.derived]
     return dataset.path.stem + ''.join(derived)
 
@@ -174,7 +175,7 @@ def minari_id(dataset: Dataset, view: str) -> str:
     return f"slate-rl/{stem}{'_latent' if view == 'latent' else ''}-v0"
 
 def minari_spaces(dataset: Dataset, view: str) -> tuple[spaces.Space, spaces.Space]:
-    "Of observations and of actions: those of the environment where one can be recovered."
+    "Spaces of observations and actions: the environment's if it can be recovered, otherwise unbounded boxes."
     env, spec = recorded_env(dataset), recoverable(dataset, view)[0]
     if view == 'slate': return observation_space(env), action_space(env)
     if spec:
@@ -183,9 +184,9 @@ def minari_spaces(dataset: Dataset, view: str) -> tuple[spaces.Space, spaces.Spa
     seen, done = seen_and_done(dataset.episodes(0, 1), view)
     return tuple(spaces.Box(-np.inf, np.inf, (vectors.shape[-1],), np.float32) for vectors in (seen, done))
 
-# %% ../../nbs/lib/collection/78_export.ipynb #50ca6502
+# %% ../../nbs/lib/collection/78_export.ipynb #bc561282
 def minari_episode(episodes: Episodes, row: int, view: str, oracle: bool) -> dict:
-    "One episode by Minari's names."
+    "One episode with Minari's keys."
     slates, clicks = episodes.slates[row].long().numpy(), episodes.clicks[row].to(torch.int8).numpy()
     if view == 'slate':
         observations, actions = dict(slate=slates, clicks=clicks), slates[1:]
@@ -199,7 +200,7 @@ def minari_episode(episodes: Episodes, row: int, view: str, oracle: bool) -> dic
                 terminations=episodes.terminals[row].numpy(), truncations=episodes.timeouts[row].numpy(), infos=infos)
 
 def _size(arrays) -> int:
-    "Bytes of nested arrays."
+    "Total bytes of the arrays in a nested dictionary."
     return sum(map(_size, arrays.values())) if isinstance(arrays, dict) else arrays.nbytes
 
 def import_minari():
@@ -210,15 +211,15 @@ def import_minari():
     import minari
     return minari
 
-# %% ../../nbs/lib/collection/78_export.ipynb #dce26b72
+# %% ../../nbs/lib/collection/78_export.ipynb #ddade4ce
 def played_by(dataset: Dataset) -> str:
-    "Who played a dataset, in words."
+    "The behaviour policy of a dataset, in words."
     who = dataset.recipe['behaviour']
     if 'agent' not in who: return who['name']
     return f"{who['agent']}{', its training,' if is_replay(dataset.recipe) else ''} after {who['steps']} steps"
 
 def minari_metadata(dataset: Dataset, view: str, oracle: bool) -> dict:
-    "What Minari asks of a dataset, and where it comes from."
+    "The metadata that Minari requires, and the provenance."
     recipe, returns = dataset.recipe, references(recorded_env(dataset))
     quality, env = recipe['quality'], recipe['env']['name']
     found = dict(dataset_id=minari_id(dataset, view), minari_version=import_minari().__version__,
@@ -229,7 +230,7 @@ def minari_metadata(dataset: Dataset, view: str, oracle: bool) -> dict:
     return found | dict(ref_min_score=float(returns['random']), ref_max_score=float(returns['expert']))
 
 def write_minari(dataset: Dataset, folder: Path, view: str, oracle: bool):
-    "Minari's `data` folder of the dataset."
+    "Write Minari's `data` folder of the dataset."
     import_minari()
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -246,12 +247,12 @@ def write_minari(dataset: Dataset, folder: Path, view: str, oracle: bool):
     storage.update_episodes(buffers())
     storage.update_episode_metadata(dict(user_id=int(user)) for user in dataset.user_ids)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #4ab198c2
+# %% ../../nbs/lib/collection/78_export.ipynb #bb59fe8e
 WRITERS = dict(minari=write_minari, npz=write_npz, parquet=write_parquet, pkl=write_lists)
 
 @contextmanager
 def atomic_folder(path: Path):
-    "Yield a temporary folder; when the block ends well it becomes `path`, otherwise it goes."
+    "Yield a temporary folder; it becomes `path` when the block succeeds, and is deleted otherwise."
     temporary, old = temporary_path(path), temporary_path(path)
     try:
         with writing(path, temporary):
@@ -266,9 +267,9 @@ def atomic_folder(path: Path):
     finally:
         for folder in temporary, old: shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/lib/collection/78_export.ipynb #019936af
+# %% ../../nbs/lib/collection/78_export.ipynb #b12d14c4
 def export_path(dataset: Dataset, to: str, output: str, view: str) -> Path:
-    "Where an export goes. Minari's is absolute, since Minari measures no folder of a relative path."
+    "The path of an export. Minari's is absolute, since Minari cannot find the size of a relative folder."
     if to == 'minari':
         usual = os.environ.get('MINARI_DATASETS_PATH') or '~/.minari/datasets'
         return expanded(output or usual).resolve()/minari_id(dataset, view)
@@ -277,9 +278,9 @@ def export_path(dataset: Dataset, to: str, output: str, view: str) -> Path:
     path = expanded(output).resolve()
     return path if output.endswith(f'.{to}') else path/name
 
-# %% ../../nbs/lib/collection/78_export.ipynb #5470116e
+# %% ../../nbs/lib/collection/78_export.ipynb #4dc998c9
 def _told_by(target: Path, to: str) -> dict:
-    "What an export says of itself; empty where it says nothing that can be read."
+    "The provenance stored in an export; empty if it cannot be read."
     try:
         if to == 'npz':
             with np.load(target, allow_pickle=False) as arrays: return json.loads(str(arrays['about']))
@@ -288,22 +289,22 @@ def _told_by(target: Path, to: str) -> dict:
             return json.loads(pq.read_schema(target).metadata[b'offline_slate_rl'])
         from minari.dataset.minari_storage import MinariStorage
         return MinariStorage.read_raw_metadata(target/'data')['offline_slate_rl']
-    except Exception: return {}  # whatever it is, it is not this export
+    except Exception: return {}  # unreadable, so it is not this export
 
 def _keep_other(target: Path, same: bool):
-    "An error where something else than this export is in its place."
+    "An error if the existing file is not the same export."
     if not same: raise SlateRLError(f"{target} exists. Replace it with --force, or give another --output.")
 
-# %% ../../nbs/lib/collection/78_export.ipynb #7bcf3ebc
+# %% ../../nbs/lib/collection/78_export.ipynb #4585e342
 def _checked_format(to: str, view: str):
-    "An error for what cannot be asked."
+    "An error for an unknown format or view, or if Minari is needed and missing."
     for given, valid, what in (to, WRITERS, 'format'), (view or 'slate', VIEWS, 'view'):
         if given not in valid: raise SlateRLError(f"Unknown {what} '{given}'. {nearest(given, valid)}")
     if view and to == 'parquet': raise SlateRLError(f"A Parquet row holds everything; leave --view {view} out.")
     if to == 'minari': import_minari()
 
 def _check_holds(dataset: Dataset, to: str, view: str, oracle: bool):
-    "An error where the dataset lacks what is asked of it."
+    "An error if the dataset lacks the requested arrays."
     keys, file = dataset.keys(), dataset.path.name
     if view == 'latent' and to != 'parquet' and 'actions' not in keys:
         raise SlateRLError(f"{file} has no latents: its policy chose slates, so it has no view latent. "
@@ -319,10 +320,10 @@ def _check_holds(dataset: Dataset, to: str, view: str, oracle: bool):
         raise SlateRLError(f"{file} holds no oracle/ data; leave --oracle out.")
 
 def export_dataset(path: Path, to: str,
-                   output: str = '',      # file or folder; of Minari the folder of all its datasets
-                   view: str = '',        # 'slate' or 'latent'; empty: the format's own
-                   oracle: bool = False,  # with what only the simulator knows
-                   belief: str = '',      # a checkpoint, by path or name: its beliefs as observations
+                   output: str = '',      # file or folder; for Minari the folder of all datasets
+                   view: str = '',        # 'slate' or 'latent'; empty: the format's default
+                   oracle: bool = False,  # include what only the simulator knows
+                   belief: str = '',      # checkpoint, by path or name, whose beliefs become the observations
                    force: bool = False) -> Path:
     "Write a dataset in another library's format."
     _checked_format(to, view)
@@ -333,10 +334,11 @@ def export_dataset(path: Path, to: str,
     with one_writer(target): return _write_export(dataset, target, to, view, oracle, force)
 
 def _write_export(dataset: Dataset, target: Path, to: str, view: str, oracle: bool, force: bool) -> Path:
-    "Write an export, unless it is there."
+    "Write an export, unless the same export exists."
     if target.exists() and not force and to != 'pkl':
-        told = about(dataset, **({} if to == 'parquet' else dict(view=view)), oracle=oracle)
-        _keep_other(target, _told_by(target, to) == json.loads(json.dumps(told)))
+        with_view = {} if to == 'parquet' else dict(view=view)
+        wanted = json.loads(json.dumps(about(dataset, **with_view, oracle=oracle)))
+        _keep_other(target, _told_by(target, to) == wanted)
         return target
     whole = atomic_folder if to == 'minari' else atomic
     with whole(target) as temporary:
@@ -344,8 +346,8 @@ def _write_export(dataset: Dataset, target: Path, to: str, view: str, oracle: bo
         if target.exists() and not force: _keep_other(target, sha256_file(temporary) == sha256_file(target))
     return target
 
-# %% ../../nbs/lib/collection/78_export.ipynb #5b433c90
-LOAD = dict(  # no code that reads pkl is printed, since no code here reads such a file
+# %% ../../nbs/lib/collection/78_export.ipynb #edad5cf3
+LOAD = dict(  # for pkl no code is given, since unpickling can run any code
     npz='dict(numpy.load("{}"))',
     parquet='pandas.read_parquet("{}")',
     pkl="the script's own reader: a dict of lists with one array a trajectory",
@@ -363,7 +365,7 @@ def export_notes(path: Path, to: str, view: str = '', belief: str = '') -> list[
     return notes
 
 def load_line(path: Path, to: str, output: str = '') -> str:
-    "The line of Python that loads an export."
+    "The line of Python that loads an export, or for pkl a description."
     if to != 'minari': return LOAD[to].format(path)
     there = f'   with MINARI_DATASETS_PATH={path.parent.parent}' if output else ''
     return f"minari.load_dataset(\"{'/'.join(path.parts[-2:])}\"){there}"

@@ -22,16 +22,16 @@ from .engine import notebook_parameters
 from .readme import library_notebooks, modules, rooms
 from .reference import cell_label, escaped, module_page, title_of
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #7e5da8fe
+# %% ../../nbs/lib/pipeline/115_site.ipynb #d0c67fc8
 _NAMED = re.compile(r'(?<![\[`])`(?:nbs/)?(?:lib/|studies/)?(?:\w+/)?(\d+_\w+?)(?:\.ipynb)?`(?![\]`])')
 
 def every_notebook() -> list[Path]:
-    "What one runs, then the library and the studies."
+    "The pipeline notebooks, then the library and the studies."
     pipeline = sorted((repo_dir()/'nbs').glob('[0-9]*.ipynb'))
     return [*pipeline, *library_notebooks()]
 
 def linked(text: str, page: Path, notebooks: dict[str, Path]) -> str:
-    "Markdown of `page` in which notebooks that are named between backticks are links."
+    "Markdown of `page`, in which names of notebooks between backticks become links."
     def link(found) -> str:
         target = notebooks.get(found[1])
         if target is None or target == page: return found[0]
@@ -39,11 +39,11 @@ def linked(text: str, page: Path, notebooks: dict[str, Path]) -> str:
     blocks = re.split(r'(^```.*?^```$)', text, flags=re.M | re.S)
     return ''.join(block if block.startswith('```') else _NAMED.sub(link, block) for block in blocks)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #0a94b5d6
+# %% ../../nbs/lib/pipeline/115_site.ipynb #34e733fb
 _FOR_NBDEV = re.compile(r'#\| ?(default_exp|hide)\b')
 
 def _head(notebook: Path, module: str|None) -> str:
-    "What stands under a notebook's summary."
+    "The paragraph below a notebook's summary."
     file = f'`{notebook.relative_to(repo_dir())}`'
     if not module: return f'The notebook {file}.'
     api = os.path.relpath(repo_dir()/'api'/_api_name(module), notebook.parent)
@@ -71,14 +71,14 @@ def reader_notebook(notebook: Path, module: str|None, notebooks: dict[str, Path]
     return nb
 
 def _under_summary(text: str, more: str) -> str:
-    "`text` with a paragraph behind its quoted summary, or behind its title where it has none."
+    "`text` with a paragraph added after its quoted summary, or after its title if it has no summary."
     return re.sub(r'\A(# .*\n?(?:>.*\n?)*)', lambda head: f'{head[1].rstrip()}\n\n{more}\n', text)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #3fd1cd4a
-_LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # in the file only
+# %% ../../nbs/lib/pipeline/115_site.ipynb #547ad87f
+_LONG = 'command', 'sha256', 'git_commit', 'checkpoint'  # not shown as columns
 
 def _cell(name: str, value: str) -> str:
-    "A value as a table's cell; seeds are names, not amounts."
+    "A value as a table cell; a seed has no thousands separators."
     try: number = float(value)
     except ValueError: return f'<td>{html.escape(value)}</td>'
     if number.is_integer() and abs(number) < 1e15: shown = f'{number:,.0f}' if name != 'seed' else f'{number:.0f}'
@@ -86,18 +86,18 @@ def _cell(name: str, value: str) -> str:
     return f'<td class="number">{shown}</td>'
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    "Rows of a CSV file, or those of a JSON file of a benchmark."
+    "Rows of a CSV file, or of a benchmark's JSON file."
     if path.suffix == '.json':
         return [{name: str(value) for name, value in row.items()} for row in json.loads(path.read_text())['rows']]
     with path.open(newline='', encoding='utf-8') as file: return list(csv.DictReader(file))
 
 def table_html(path: Path, folded_above: int = 30) -> str:
-    "All rows as a table that scrolls; folded away where there are many."
+    "All rows as a scrollable table; collapsed if there are many."
     rows = rows_of(path)
     values = {name: {row[name] for row in rows} for name in rows[0] if name not in _LONG}
     def is_in_run(name: str) -> bool: return name != 'run' and all(row[name] in row.get('run', '') for row in rows)
     names = [name for name in values if len(values[name]) > 1 and not (name in ('env', 'agent') and is_in_run(name))]
-    names.sort(key=lambda name: sum(not row[name] for row in rows))  # what most rows lack comes last
+    names.sort(key=lambda name: sum(not row[name] for row in rows))  # columns that most rows lack come last
     same = ', '.join(f'{name} {value}' for name, (value, *more) in values.items() if value and not more)
     head = ''.join(f'<th>{html.escape(name.replace("_", " "))}</th>' for name in names)
     body = '\n'.join('<tr>' + ''.join(_cell(name, row[name]) for name in names) + '</tr>' for row in rows)
@@ -109,11 +109,11 @@ def table_html(path: Path, folded_above: int = 30) -> str:
     lines = html.escape('\n'.join(commands))
     return f'{table}\n<p>Made by</p>\n<div class="highlight"><pre>{lines}</pre></div>'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #0fb01662
+# %% ../../nbs/lib/pipeline/115_site.ipynb #8a71b882
 def _outputs() -> Path: return outputs_dir('any').parent
 
 def rendered_reports() -> list[dict]:
-    "Where each report lies and what it is of: scale, environment, quality, agent."
+    "For each report: its path, scale, environment, quality, agent, notebook and date."
     found = []
     for path in sorted(_outputs().glob('*/reports/**/*.html')):
         run, (scale, _, *folders, _) = _run_of(path.with_suffix('.ipynb')), path.relative_to(_outputs()).parts
@@ -124,7 +124,7 @@ def rendered_reports() -> list[dict]:
     return found
 
 def _run_of(notebook: Path) -> dict:
-    "Parameters of an executed notebook, and when it began; none where it was deleted."
+    "Parameters and start time of an executed notebook; empty if it was deleted."
     if not notebook.is_file(): return {}
     nb = nbformat.read(notebook, as_version=4)
     usual = {name: one.default for name, one in notebook_parameters(nb).items()}
@@ -139,7 +139,7 @@ def _report_row(row: dict) -> str:
 _UNFINISHED = '_failed', '_interrupted'
 
 def reports_html(found: list[dict]) -> str:
-    "Finished runs: a table for each environment of a scale, with links into the folder `reports`."
+    "Reports of finished runs as HTML: a table for each scale and environment, with links to `reports/`."
     found = [row for row in found if row['notebook'] != 'index' and not row['notebook'].endswith(_UNFINISHED)]
     if not found: return ('<p>There is no report yet under <code>outputs/</code>. <code>make demo</code> makes seven, '
                           'then <code>make site</code> lists them here.</p>')
@@ -155,8 +155,8 @@ def report_address(path: Path) -> str:
     "Address of a report on the site."
     return 'reports/' + path.relative_to(_outputs()).as_posix().replace('/reports/', '/', 1)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #7335be02
-def plot_user(episodes,    # with what only the simulator knows
+# %% ../../nbs/lib/pipeline/115_site.ipynb #e919fc54
+def plot_user(episodes,    # episodes with the arrays that only the simulator knows
               item_topic,  # (num_items,) main topic of each item
               which: int, turns: int):
     "The first turns of one user: slates by topic, clicks, topics that bore."
@@ -199,9 +199,9 @@ def write_episode_picture() -> Path:
     episode_picture().savefig(path, dpi=200)
     return path
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #232e854e
+# %% ../../nbs/lib/pipeline/115_site.ipynb #397450dd
 def setup(app) -> dict:
-    "Sphinx calls this."
+    "Register the directive; called by Sphinx."
     from docutils import nodes
     from sphinx.util.docutils import SphinxDirective
 
@@ -209,13 +209,13 @@ def setup(app) -> dict:
         required_arguments = 1
         def run(self):
             path = repo_dir()/'nbs'/'results'/self.arguments[0]
-            self.env.note_dependency(str(path))  # the page is read again when its rows change
+            self.env.note_dependency(str(path))  # rebuild the page when its rows change
             return [nodes.raw('', table_html(path), format='html')]
 
     app.add_directive('committed', Committed)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #3fd25b03
+# %% ../../nbs/lib/pipeline/115_site.ipynb #397bb7d6
 _AS_IT_IS = ('params', 'workflow', 'nbs/images', 'nbs/results', 'outputs/README.md', 'CONTRIBUTING.md', 'LICENSE')
 
 def _tree(entries: list[str], *options: str) -> str:
@@ -223,7 +223,7 @@ def _tree(entries: list[str], *options: str) -> str:
     return '\n'.join(['```{toctree}', *(f':{option}' for option in options), '', *entries, '```', ''])
 
 def _files(folder: Path, above: Path) -> dict[str, Path]:
-    "Name from `above` on -> each file in `folder`, but for hidden ones and reports."
+    "Path relative to `above` -> file, for the files in `folder` that are not hidden and not HTML reports."
     paths = [folder] if folder.is_file() else sorted(folder.rglob('*'))
     names = {path.relative_to(above).as_posix(): path for path in paths if path.is_file() and path.suffix != '.html'}
     return {name: path for name, path in names.items() if '/.' not in f'/{name}' and '__pycache__' not in name}
@@ -231,7 +231,7 @@ def _files(folder: Path, above: Path) -> dict[str, Path]:
 def _stub(path: Path) -> str: return f'# {title_of(path)[0]}\n'
 
 def _notebook_sources(whole: set[str]|None) -> dict[str, str]:
-    "Every notebook, and for each room a page that lists its own."
+    "Every notebook, and for each room (folder) a page that lists its notebooks."
     notebooks = {path.stem: path for path in every_notebook()}
     module_of = {path: module for module, path in modules().items()}
     texts, by_room = {}, {}
@@ -271,14 +271,14 @@ def _room_page(room: str, pages: list[tuple[str, Path]]) -> str:
     return '\n'.join([f'# {room}', '', '| module | what it holds |', '| --- | --- |', *lines, '',
                       _tree([name.removesuffix('.md') for name, _ in pages], 'hidden:')])
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #5891f94b
+# %% ../../nbs/lib/pipeline/115_site.ipynb #f50db269
 def _argument_row(names: tuple, options: dict) -> str:
     default = options.get('default', '')
     said = options.get('help') or (f'default: {default}' if default else '')
     return f"| `{'`, `'.join(names)}` | {escaped(said)} |"
 
 def commands_page(about: str) -> str:
-    "`about`, then every command of `slate-rl` and every parameter of the notebooks that one runs."
+    "`about`, then every command of `slate-rl` and every parameter of the pipeline notebooks."
     parts = [about]
     for name, (what, arguments, _) in COMMANDS.items():
         rows = [_argument_row(*its) for its in arguments]
@@ -293,9 +293,9 @@ def commands_page(about: str) -> str:
                   '| parameter | default | meaning |', '| --- | --- | --- |', *rows, '']
     return '\n'.join(parts)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #78a939b2
+# %% ../../nbs/lib/pipeline/115_site.ipynb #f5d4ba19
 def site_sources(whole: set[str]|None = None) -> dict[str, str|Path]:
-    "Name -> text, or a file to copy, of everything that Sphinx reads."
+    "Everything that Sphinx reads: path -> text, or a file to copy."
     repo, copied = repo_dir(), {}
     for name in _AS_IT_IS: copied |= _files(repo/name, repo)
     pages = _files(repo/'docs', repo/'docs')
@@ -305,7 +305,7 @@ def site_sources(whole: set[str]|None = None) -> dict[str, str|Path]:
     return copied | _notebook_sources(whole) | _reference_sources(whole) | pages | made
 
 def stage_site(folder: Path, whole: set[str]|None = None):
-    "Write Sphinx's sources into `folder`. What did not change is left alone: Sphinx then reads again only the rest."
+    "Write Sphinx's sources into `folder`. Unchanged files are left alone, so Sphinx reads only the changed ones."
     sources = site_sources(whole)
     for path in sorted(folder.rglob('*')):
         if path.is_file() and path.relative_to(folder).as_posix() not in sources: path.unlink()
@@ -316,9 +316,9 @@ def stage_site(folder: Path, whole: set[str]|None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #ca040ff3
+# %% ../../nbs/lib/pipeline/115_site.ipynb #a285d4e4
 class _Page(HTMLParser):
-    "What a page refers to, and what in it can be referred to."
+    "The links of a page, the files it loads, and its anchors."
     LOADS = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'link': 'href'}
     def __init__(self, text: str):
         super().__init__()
@@ -333,7 +333,7 @@ class _Page(HTMLParser):
         if address and attrs.get('rel') != 'canonical': self.loaded.append(address)
 
 def site_faults(folder: Path) -> list[str]:
-    "One line for each link that leads nowhere, and for each thing that a page loads from a network."
+    "One line for each broken link, and for each file that a page loads from a network."
     pages = {path: _Page(path.read_text(encoding='utf-8')) for path in sorted(folder.rglob('*.html'))}
     return [fault for path, page in pages.items() for fault in _faults(path, page, pages, folder)]
 
@@ -350,13 +350,13 @@ def _faults(path: Path, page: _Page, pages: dict[Path, _Page], folder: Path):
         elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
             yield f'{here}: {address} has no such anchor'
 
-# %% ../../nbs/lib/pipeline/115_site.ipynb #d2555cce
-def build_site(folder: Path|None = None) -> Path:  # `outputs/site` without; the front page
-    "Make the site, and fail where Sphinx warns or a link leads nowhere."
+# %% ../../nbs/lib/pipeline/115_site.ipynb #18ea01f1
+def build_site(folder: Path|None = None) -> Path:  # None: `outputs/site`; returns the front page
+    "Make the site; an error if Sphinx warns or a link is broken."
     began, folder = time.monotonic(), Path(folder or outputs_dir('site'))
     sources, made = folder/'sources', folder/'html'
     stage_site(sources)
-    _copy_reports(made/'reports')  # now: a run that goes on meanwhile may remove one
+    _copy_reports(made/'reports')  # right after listing them, since a running notebook may remove one
     _sphinx(sources, made)
     if faults := site_faults(made):
         raise SlateRLError(f"The site has {len(faults)} broken links:\n" + '\n'.join(faults[:50]))
@@ -364,7 +364,7 @@ def build_site(folder: Path|None = None) -> Path:  # `outputs/site` without; the
     return made/'index.html'
 
 def _copy_reports(folder: Path):
-    "Reports of this machine's runs, and the committed ones."
+    "Copy the reports of this machine's runs, and the committed ones."
     shutil.rmtree(folder, ignore_errors=True)
     reports = {report_address(row['path']).removeprefix('reports/'): row['path'] for row in rendered_reports()}
     reports |= {f'committed/{path.name}': path for path in (repo_dir()/'nbs'/'results').glob('*.html')}
@@ -373,7 +373,7 @@ def _copy_reports(folder: Path):
         shutil.copy2(path, folder/name)
 
 def _sphinx(sources: Path, made: Path):
-    "Sphinx's own command. Whatever it warns of is an error."
+    "Run Sphinx; a warning is an error."
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
     options = ['-b', 'html', '-W', '--keep-going', '-q', '-j', str(jobs), '-d', str(made.with_name('doctrees'))]
     process = subprocess.run([sys.executable, '-m', 'sphinx', *options, str(sources), str(made)])
