@@ -51,14 +51,14 @@ class SoftMaxAgent(ItemAgent):
     @property
     def limits(self) -> dict[str, float]: return dict(baseline=largest_value(self.env))
 
-# %% ../../nbs/lib/agents/56_softmax.ipynb #035b0758
+# %% ../../nbs/lib/agents/56_softmax.ipynb #96ec42e1
 class SoftMaxPolicy(ItemPolicy):
     "Samples slates from a `SoftMaxAgent`, slot by slot."
-    of, log_pi = None, None  # a cache: the last belief and its log-probabilities, which each turn needs twice
+    last_belief, last_log_pi = None, None  # a cache, since each turn needs the log-probabilities twice
 
     def log_pi_of(self, belief: Tensor) -> Tensor:  # (n, state_dim) -> (n, num_items)
-        if belief is not self.of: self.of, self.log_pi = belief, self.agent.log_pi(belief)
-        return self.log_pi
+        if belief is not self.last_belief: self.last_belief, self.last_log_pi = belief, self.agent.log_pi(belief)
+        return self.last_log_pi
 
     def choose(self, obs: Obs, belief: Tensor, deterministic: bool) -> Tensor:
         log_pi, slate_size = self.log_pi_of(belief), self.agent.env.slate_size

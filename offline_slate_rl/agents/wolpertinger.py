@@ -23,7 +23,7 @@ from ..rankers.item_rankers import KNN
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #006b9721
+# %% ../../nbs/lib/agents/59_wolpertinger.ipynb #215e051f
 @torch.no_grad()
 def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
                   ranker: KNN,
@@ -36,13 +36,14 @@ def chosen_slates(critics: nn.ModuleList,    # two, with one hidden layer each
     hidden = [critic[0](inputs) for critic in critics]  # (n, hidden_dim), before ReLU
     of_slots = [critic[0].weight[:, -ranker.action_dim:].T.unflatten(0, (ranker.slate_size, -1)) for critic in critics]
     for slot, ids in enumerate(candidates.unbind(1)):
-        minus, nearest = [-weight[slot] for weight in of_slots], items[ids[:, 0]]
-        for x, weight in zip(hidden, minus): x.addmm_(nearest, weight)  # in place: copies would take as long
+        minus = [-weight[slot] for weight in of_slots]
+        nearest = items[ids[:, 0]]
+        for x, weight in zip(hidden, minus): x.addmm_(nearest, weight)  # removes the nearest item's share, in place
         first, second = (_values(*given, items, ids) for given in zip(critics, minus, hidden))
         best = torch.minimum(first, second).max(1, keepdim=True)
         slates[:, slot] = ids.gather(1, best.indices)[:, 0]
         chosen = items[slates[:, slot]]
-        for x, weight in zip(hidden, minus): x.addmm_(chosen, weight, alpha=-1)
+        for x, weight in zip(hidden, minus): x.addmm_(chosen, weight, alpha=-1)  # adds the chosen item's share
     return slates, best.values[:, 0]
 
 # %% ../../nbs/lib/agents/59_wolpertinger.ipynb #d2975739

@@ -288,7 +288,7 @@ def _join(plain: dict, tensors: dict):
         case 'list': return [_join(part, tensors) for part in content]
     return content
 
-# %% ../../nbs/lib/core/02_files.ipynb #f29cf185
+# %% ../../nbs/lib/core/02_files.ipynb #ff5d9089
 def _foreign(path: Path) -> list[str]:
     "Names of the classes and functions in a file that torch refuses to load. No code of the file is run."
     with contextlib.suppress(Exception):  # not a torch file, or a damaged one
@@ -314,10 +314,12 @@ def _unlike_numbers(tensor: torch.Tensor) -> str:
     if tensor.numel()*tensor.element_size() > tensor.untyped_storage().nbytes(): return 'a tensor that repeats its rows'
     return ''
 
-def _tensors_in(content) -> list:
-    parts = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
-    found = [content] if isinstance(content, torch.Tensor) else []
-    return found + [tensor for part in parts for tensor in _tensors_in(part)]
+def _tensors_in(content) -> list[torch.Tensor]:
+    "All tensors in nested dicts and lists."
+    if isinstance(content, torch.Tensor): return [content]
+    if isinstance(content, dict): content = content.values()
+    elif not isinstance(content, (list, tuple)): return []
+    return [tensor for part in content for tensor in _tensors_in(part)]
 
 def read_torch(path: Path, device: str|torch.device = 'cpu'):
     "The content of a torch file, loaded without running code in it; an error if a tensor is no array of numbers."

@@ -273,7 +273,7 @@ def freed_memory_kept():
     try: yield
     finally: keep_freed_memory(False)
 
-# %% ../../nbs/lib/core/07_store.ipynb #badd4066
+# %% ../../nbs/lib/core/07_store.ipynb #71c03721
 def available_cores() -> int:
     "Number of cores that this process may use, at most `PYTHON_CPU_COUNT` (which Python itself reads since 3.13)."
     if hasattr(os, 'process_cpu_count'): cores = os.process_cpu_count()  # since Python 3.13
@@ -287,8 +287,9 @@ def _quotas(root: Path, groups: Path) -> list[float]:
     found = [math.inf]
     with contextlib.suppress(OSError):
         for line in groups.read_text(encoding='utf-8').splitlines():
-            _, controllers, group = line.split(':', 2)
+            _, controllers, group = line.split(':', 2)  # cgroup v2 lists no controllers
             if controllers and 'cpu' not in controllers.split(','): continue
+            # In v1, each controller (or pair of controllers) has a folder of its own; in v2, all are in `root`.
             base = next((root/name for name in (controllers, 'cpu') if controllers and (root/name).is_dir()), root)
             below = base/group.lstrip('/')
             found += [_quota(folder) for folder in (below, *below.parents) if base in (folder, *folder.parents)]

@@ -75,7 +75,7 @@ def follow(shown: Tensor, chosen: Tensor) -> Tensor:  # (slate_size,) each
     def taken(items: Tensor, others: Tensor) -> Tensor: return (before & (items[:, None] == others)).any(1)
     return (shown != chosen) & (taken(shown, chosen) | taken(chosen, shown))
 
-# %% ../../nbs/lib/data/36_asking.ipynb #838e5c9e
+# %% ../../nbs/lib/data/36_asking.ipynb #2f930456
 @patch
 def compare(self: Asked, shown: Tensor, answer: Action):  # (num_envs, slate_size)
     "Count slots and ties; note the first slot that is neither equal nor a tie in `wrong`."
@@ -83,11 +83,12 @@ def compare(self: Asked, shown: Tensor, answer: Action):  # (num_envs, slate_siz
     self.slots += shown.numel()
     for row in (shown != chosen).any(1).nonzero()[:, 0].tolist():
         if self.wrong: return
-        other, scores = shown[row] != chosen[row], scores_of(self.policy, answer, row)
-        tie = torch.zeros_like(other) if scores is None else ties(scores.cpu(), shown[row], chosen[row])
+        differs = shown[row] != chosen[row]
+        scores = scores_of(self.policy, answer, row)
+        tie = torch.zeros_like(differs) if scores is None else ties(scores.cpu(), shown[row], chosen[row])
         if getattr(self.policy.ranker, 'distinct', False): tie |= follow(shown[row], chosen[row])
-        self.ties += int((other & tie).sum())
-        for slot in (other & ~tie).nonzero()[:1, 0].tolist():
+        self.ties += int((differs & tie).sum())
+        for slot in (differs & ~tie).nonzero()[:1, 0].tolist():
             items = f'item {int(shown[row, slot])} is stored, item {int(chosen[row, slot])} was chosen'
             self.wrong = f'episode {self.first + row}, turn {self.turn}, slot {slot + 1}: {items}'
 

@@ -21,13 +21,13 @@ from ..play.episodes import Episodes, id_dtype
 from ..play.measures import Tally
 from ..world.simulator import TopicRec
 
-# %% ../../nbs/lib/data/35_contents.ipynb #9cb3e73d
+# %% ../../nbs/lib/data/35_contents.ipynb #3a03d2b7
 BELIEFS = 'observations', 'next_observations', 'final_observations'
 
 def expected_arrays(recipe: dict, env: EnvParams) -> dict[str, tuple[tuple[int, ...], str]]:
     "Key -> (shape, type) of the arrays that every dataset of this recipe must have."
-    n, slots, dim, ids = recipe['num_trajectories'], env.slate_size, env.dim, str(id_dtype(env.num_items))
-    turns, ids = n*env.episode_length, ids.removeprefix('torch.')
+    n, slots, dim = recipe['num_trajectories'], env.slate_size, env.dim
+    turns, ids = n*env.episode_length, str(id_dtype(env.num_items)).removeprefix('torch.')
     of_turns = dict(slates=(slots, ids), clicks=(slots, 'uint8'), rewards='float32', terminals='bool', timeouts='bool',
                     episode_ids=whole_type('episode_ids', n), timesteps=whole_type('timesteps', env.episode_length))
     of_episodes = dict(initial_slates=(slots, ids), initial_clicks=(slots, 'uint8'), user_ids='int64')
