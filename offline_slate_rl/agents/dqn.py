@@ -21,13 +21,13 @@ from ..play.episodes import Episodes
 from ..rankers.ranker import Ranker
 from ..world.simulator import Obs
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #00231c17
+# %% ../../nbs/lib/agents/58_dqn.ipynb #76c70b98
 class DQNParams(ItemValueParams):
     algorithm: Literal['DQN']
 
 @AGENTS.register('DQN')
 class DQNAgent(ItemValueAgent):
-    "A value for each item, shown alone."
+    "DQN: a value for each item, for slates of one item."
     Params = DQNParams
 
     def __init__(self, env: EnvParams, params: DQNParams, ranker: Ranker|None = None):
@@ -36,18 +36,18 @@ class DQNAgent(ItemValueAgent):
                                "-p overrides '{env.slate_size: 1}'. For longer slates there is SlateQ.")
         super().__init__(env, params, ranker, env.num_items)
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #ca50c267
+# %% ../../nbs/lib/agents/58_dqn.ipynb #80134e3a
 class DQNPolicy(ItemPolicy):
-    "The item that a `DQNAgent` values most."
+    "Shows the item with the largest value by a `DQNAgent`."
     def choose(self, obs: Obs, belief: Tensor, deterministic: bool) -> Tensor:
         return self.agent.q(belief).argmax(-1, keepdim=True)
 
 @patch
 def policy(self: DQNAgent, explore: int|None = None) -> DQNPolicy:
-    "Its policy; in training, after `explore` steps, with random items."
+    "The agent's policy; with `explore`, a number of training steps, it also shows random items."
     return DQNPolicy(self, epsilon=self.params.epsilon(explore))
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #0922a05d
+# %% ../../nbs/lib/agents/58_dqn.ipynb #6a30603f
 @patch
 def values(self: DQNAgent, states: Tensor, items: Tensor) -> Tensor:  # (..., state_dim), (...) -> (...)
     "The value of one item in each state."
@@ -59,7 +59,7 @@ def values(self: DQNAgent, states: Tensor, items: Tensor) -> Tensor:  # (..., st
 
 @patch
 def update(self: DQNAgent, batch: Episodes, optimizers: list, count: int, noise: torch.Generator) -> dict[str, Tensor]:
-    "One gradient step of Q and the belief, and a step of the target."
+    "One gradient step of Q and the belief, then a step of the target network; returns figures to log."
     [states] = scan_beliefs([self.belief], batch.slates, batch.clicks)  # (H+1, n, state_dim)
     value = self.values(states[:-1], batch.slates[:, 1:, 0].T.long())
     with torch.no_grad():
@@ -71,9 +71,9 @@ def update(self: DQNAgent, batch: Episodes, optimizers: list, count: int, noise:
     self.move_target()
     return dict(loss=loss.detach(), q=value.detach().mean(), q_max=target.max())
 
-# %% ../../nbs/lib/agents/58_dqn.ipynb #ba5402b4
+# %% ../../nbs/lib/agents/58_dqn.ipynb #034ca471
 @patch
 def measures(self: DQNAgent, played: Episodes) -> dict[str, float]:
-    "How much more it expects of an episode than is earned, discounted."
+    "`overestimated`: mean value at the first turn minus mean discounted return of the episodes."
     with torch.no_grad(): expected = self.q(played.beliefs[:, 0].to(self.device)).amax(-1).cpu()
     return dict(overestimated=float((expected - returns_to_go(played.rewards, self.env.gamma)[:, 0]).mean()))
