@@ -203,7 +203,7 @@ def file_table(seen: Inspection) -> Table:
     files['file'] = [f'…_{name}.ckpt' for name in files.index]
     return Table(files.rename(columns=dict(sibling_size='size as expected')))
 
-# %% ../../nbs/lib/pipeline/93_report.ipynb #b59d658c
+# %% ../../nbs/lib/pipeline/93_report.ipynb #7fbb4ed4
 def inspection_table(seen: Inspection) -> Table:
     "A row for each policy; with a score if the environment has reference returns."
     table = seen.table.rename(columns={'95% interval': '±'})
@@ -218,7 +218,7 @@ def plot_returns(seen: Inspection) -> Panels:
                    color=[colour_of(row, own) for row in table.index])
     for bar, privileged in zip(bars, table.privileged):
         if privileged: bar.set(hatch='///', edgecolor='white', lw=0)
-    ax.set(xlabel='return, and its 95% interval (hatched: knows what only the simulator knows)')
+    ax.set(xlabel='return, and its 95% interval\n(hatched: knows what only the simulator knows)')
     return shown
 
 # %% ../../nbs/lib/pipeline/93_report.ipynb #d290cbf1
