@@ -84,16 +84,18 @@ def checked_seed(seed, what: str = 'seed') -> int:
         raise SlateRLError(f"{what} is {seed!r}; {A_SEED}.")
     return whole
 
-# %% ../../nbs/lib/core/01_basics.ipynb #aa584ab9
+# %% ../../nbs/lib/core/01_basics.ipynb #80eb13b0
 _BAR = '{desc}: {percentage:.0f}% |{bar:20}| {unit} {n_fmt} of {total_fmt}, {remaining} left{postfix}'
 
 def progress_bar(title: str, total: int, unit: str, initial: int = 0, shown: bool = True):
     "A tqdm bar over a long loop."
     from tqdm import tqdm
-    watched = sys.stderr.isatty() or type(sys.stderr).__module__.startswith('ipykernel')
-    often = dict(mininterval=1) if watched else dict(mininterval=60, delay=60)
+    in_kernel = type(sys.stderr).__module__.startswith('ipykernel')
+    often = dict(mininterval=1) if in_kernel or sys.stderr.isatty() else dict(mininterval=60, delay=60)
+    # A kernel's bars are seen elsewhere than on its own terminal. Where that has no size, tqdm would draw none.
+    size = dict(ncols=200, nrows=20) if in_kernel else {}
     return tqdm(desc=title, total=total, unit=unit, initial=initial, disable=not shown, bar_format=_BAR,
-                miniters=1, smoothing=.1, **often)
+                miniters=1, smoothing=.1, **often, **size)
 
 def with_progress(parts, title: str, unit: str) -> Iterator:
     "Yield each of `parts`, and advance a progress bar after it."
