@@ -99,10 +99,10 @@ def latex(words: pd.DataFrame, caption: str, label: str) -> str:
     words = words.map(latex_escaped).rename(columns=latex_escaped)
     return words.to_latex(index=False, caption=latex_escaped(caption), label=label, position='t')
 
-# %% ../../nbs/lib/pipeline/100_compare.ipynb #7fbae756
-def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list]:
+# %% ../../nbs/lib/pipeline/100_compare.ipynb #0f024a55
+def _grid(panels: int, height: float) -> tuple[Figure, list]:
     "A figure with exactly this many axes."
-    columns = min(columns, panels)
+    columns = min(2, panels)
     rows = -(-panels//columns)
     fig, axes = plt.subplots(rows, columns, figsize=(4.6*columns if columns > 1 else 7., height*rows), squeeze=False,
                              layout='constrained')
@@ -121,7 +121,7 @@ def plot_learning(learning: pd.DataFrame) -> Figure:
     "Validation return over steps: mean over seeds, with Student's 95% interval as a band."
     envs, names = sorted(set(learning.env)), list(dict.fromkeys(learning.curve))
     styles = {name: dict(color=f'C{i % 10}', ls=['-', '--', ':'][i//10 % 3]) for i, name in enumerate(names)}
-    fig, axes = _grid(len(envs), 2, 2.9)
+    fig, axes = _grid(len(envs), 2.9)
     for ax, env in zip(axes, envs):
         for name, curve in learning[learning.env == env].groupby('curve'):
             one = curve.seeds.max() == 1
